@@ -1,0 +1,229 @@
+"""The world as flow/ sees it: files, a clock, entropy. Everything else in flow/ is pure.
+
+Tests hand in worlds that tear, lose, refuse and jump; production hands in the ones below.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Protocol
+
+_JUMP_MS = 1_000
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def now_ms(self) -> int:
+        """Return milliseconds since the epoch."""
+        ...
+
+
+class Entropy(Protocol):
+    """Gives unpredictable bytes."""
+
+    def token_bytes(self, size: int) -> bytes:
+        """Return `size` random bytes."""
+        ...
+
+
+class File(Protocol):
+    """An open file: positioned reads and writes, and a sync that means the disk."""
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes from `offset`; fewer only at the end of the file."""
+        ...
+
+    def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`, or raise OSError."""
+        ...
+
+    def reserve(self, size: int) -> None:
+        """Make sure that the file has disk space for `size` bytes, filled with zeros."""
+        ...
+
+    def sync(self) -> None:
+        """Return once the file's bytes are on the disk (fdatasync)."""
+        ...
+
+    def size(self) -> int:
+        """Return the file's length in bytes, reserved space included."""
+        ...
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        ...
+
+    def close(self) -> None:
+        """Close the file; safe to repeat."""
+        ...
+
+
+class Files(Protocol):
+    """One directory. Names are plain, without separators."""
+
+    def names(self) -> list[str]:
+        """Return the names of the files, sorted."""
+        ...
+
+    def open(self, name: str, *, create: bool = False) -> File:
+        """Open for reading and writing. Creating an existing file is a FileExistsError."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        ...
+
+    def sync_directory(self) -> None:
+        """Return once creations and removals are on the disk."""
+        ...
+
+    def lock(self) -> bool:
+        """Take the directory for this process alone; False if another has it."""
+        ...
+
+    def path_of(self, name: str) -> str:
+        """Return how the file is named in messages."""
+        ...
+
+
+class SystemClock:
+    """Wall time that never runs backwards and never stands still.
+
+    It follows the monotonic clock from an anchor on wall time. When the wall clock jumps ahead
+    by more than a second it is followed; when it jumps back it is not, until the next start.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ms = time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
+
+    def now_ms(self) -> int:
+        """Return milliseconds since the epoch."""
+        steady_ms = time.monotonic_ns() // 1_000_000 + self._offset_ms
+        wall_ms = time.time_ns() // 1_000_000
+        if wall_ms > steady_ms + _JUMP_MS:
+            self._offset_ms += wall_ms - steady_ms
+            return wall_ms
+        return steady_ms
+
+
+class SystemEntropy:
+    """The operating system's random bytes."""
+
+    def token_bytes(self, size: int) -> bytes:
+        """Return `size` random bytes."""
+        return os.urandom(size)
+
+
+class DiskFile:
+    """A file on the local disk."""
+
+    __slots__ = ("_fd", "_path")
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
+        self._path = path
+        self._fd = os.open(path, flags, 0o600)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes from `offset`; fewer only at the end of the file."""
+        data = os.pread(self._fd, size, offset)
+        if len(data) == size or not data:
+            return data
+        parts = [data]
+        got = len(data)
+        while got < size and (data := os.pread(self._fd, size - got, offset + got)):
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`; a short write is continued, an error raised."""
+        written = os.pwrite(self._fd, data, offset)
+        while written < len(data):
+            more = os.pwrite(self._fd, memoryview(data)[written:], offset + written)
+            if more == 0:
+                raise OSError(f"{self._path}: a write of {len(data)} bytes made no progress")
+            written += more
+
+    def reserve(self, size: int) -> None:
+        """Make sure that the file has disk space for `size` bytes."""
+        have = os.fstat(self._fd).st_size
+        if size > have:
+            os.posix_fallocate(self._fd, have, size - have)
+
+    def sync(self) -> None:
+        """fdatasync."""
+        os.fdatasync(self._fd)
+
+    def size(self) -> int:
+        """Return the file's length in bytes."""
+        return os.fstat(self._fd).st_size
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(self._fd, size)
+
+    def close(self) -> None:
+        """Close the file; safe to repeat."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class DiskFiles:
+    """A directory on the local disk; made if it is missing, readable by its owner only."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+        self._lock_fd = -1
+
+    def names(self) -> list[str]:
+        """Return the names of the files, sorted."""
+        return sorted(entry.name for entry in os.scandir(self._path) if entry.is_file())
+
+    def open(self, name: str, *, create: bool = False) -> DiskFile:
+        """Open for reading and writing."""
+        return DiskFile(self._path / name, create=create)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        (self._path / name).unlink()
+
+    def sync_directory(self) -> None:
+        """fsync of the directory."""
+        sync_directory(self._path)
+
+    def lock(self) -> bool:
+        """Take an exclusive flock that the process keeps until it ends."""
+        fd = os.open(self._path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._lock_fd = fd
+        return True
+
+    def unlock(self) -> None:
+        """Give the directory back; for engines that live inside a larger process."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def path_of(self, name: str) -> str:
+        """Return the full path."""
+        return str(self._path / name)
+
+
+def sync_directory(path: Path) -> None:
+    """Make creations, renames and removals in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,98 @@
+"""Every bound and every default, once. Relations between them are asserted at import."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# ---- numbers a user may give ----
+INTEGER_MAX: Final = 2**53 - 1
+"""Largest integer of the public surface: what every JSON reader can hold exactly."""
+NEVER: Final = INTEGER_MAX
+"""As `run_at_ms`: parked, claimable only after something moves the flow."""
+NAME_BYTES_MAX: Final = 512
+"""Ids, types, states, partition keys and workers, in bytes of UTF-8; at least 1."""
+PRIORITY_MAX: Final = 2
+CLAIM_LIMIT_MAX: Final = 1_000
+BATCH_ITEMS_MAX: Final = 1_000
+LIST_COUNT_MAX: Final = 1_000
+HISTORY_COUNT_MAX: Final = 10_000
+MAX_RETRIES_MAX: Final = 1_000
+MAX_RECLAIMS_MAX: Final = 1_000_000
+BACKOFF_MS_MAX: Final = 30 * 24 * 3_600_000
+JITTER_PCT_MAX: Final = 100
+RATIO_PCT_MAX: Final = 100
+ATTRIBUTES_MAX: Final = 64
+ATTRIBUTE_BYTES_MAX: Final = 4 * KIB
+"""One attribute value that is a string, in bytes of UTF-8."""
+NAMED_VALUES_MAX: Final = 1_000
+VALUE_REFS_MAX: Final = 1_000
+HISTORY_EVENTS_MAX: Final = 1_000_000
+POLICY_STATES_MAX: Final = 1_000
+SHARDS_MAX: Final = 64
+VALUE_BYTES_CEILING: Final = 32 * MIB
+"""The most that `max_value_bytes` may be set to."""
+
+# ---- defaults of the public surface ----
+STATE_DEFAULT: Final = "queued"
+LEASE_MS_DEFAULT: Final = 30_000
+PAYLOAD_BYTES_DEFAULT: Final = 64 * KIB
+RECLAIM_RATIO_DEFAULT: Final = 25
+LIST_COUNT_DEFAULT: Final = 100
+CLEANUP_LIMIT_DEFAULT: Final = 100
+RETENTION_MS_DEFAULT: Final = 7 * 24 * 3_600_000
+FAILED_RETENTION_MS_DEFAULT: Final = 30 * 24 * 3_600_000
+VALUE_BYTES_DEFAULT: Final = 16 * MIB
+SHARDS_DEFAULT_MAX: Final = 8
+TIMEOUT_S_DEFAULT: Final = 30.0
+MAX_RETRIES_DEFAULT: Final = 3
+MAX_RECLAIMS_DEFAULT: Final = 16
+BACKOFF_BASE_MS_DEFAULT: Final = 1_000
+BACKOFF_MAX_MS_DEFAULT: Final = 30_000
+JITTER_PCT_DEFAULT: Final = 20
+
+# ---- the log ----
+SEGMENT_BYTES: Final = 64 * MIB
+"""A segment is sealed at the first batch boundary past this size."""
+SEGMENT_GROW_BYTES: Final = 4 * MIB
+"""Disk space is reserved in steps of this size, so that a sync need not write file metadata."""
+FRAME_BYTES_MAX: Final = 512 * MIB
+VALUE_CACHE_BYTES: Final = 8 * MIB
+"""Recently written values a shard keeps in memory, so that a claim soon after needs no read."""
+VALUE_CACHE_ITEM_BYTES_MAX: Final = 4 * KIB
+RELAXED_SYNC_MS: Final = 50
+
+# ---- between processes ----
+WIRE_FRAME_BYTES_MAX: Final = 128 * MIB
+"""One request or one answer. Bounds what a client can make a shard hold."""
+INBOX_REQUESTS_MAX: Final = 4_096
+"""Requests that one batch may gather; what is over it waits for the next batch."""
+INBOX_BYTES_MAX: Final = 64 * MIB
+"""A batch stops gathering past this many bytes of requests."""
+LINK_REQUESTS_MAX: Final = 65_536
+"""Unanswered requests that one process may have at one shard; over it, `Overloaded`."""
+CONNECTIONS_MAX: Final = 256
+WAITERS_MAX: Final = 10_000
+"""Blocked claims that one shard holds."""
+ANSWER_BACKLOG_BYTES_MAX: Final = 256 * MIB
+"""Answers that a client has not read; past it the shard closes that connection."""
+HANDSHAKE_SECONDS_MAX: Final = 10.0
+START_SECONDS_MAX: Final = 120.0
+"""How long a shard process may take from its start to serving, recovery included, while silent."""
+RESTARTS_MAX: Final = 3
+"""Failed starts in a row after which a shard answers `ShardUnavailable`."""
+RESTART_BACKOFF_MS: Final = 100
+SWEEP_ITEMS_MAX: Final = 200
+"""Expired flows that a shard removes by itself in one batch."""
+PROBE_KEYS_MAX: Final = 64
+"""Claims up to this size over several shards are merged in exact order."""
+
+assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_CEILING < WIRE_FRAME_BYTES_MAX
+assert INBOX_BYTES_MAX + WIRE_FRAME_BYTES_MAX < FRAME_BYTES_MAX
+assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bits"
+assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0
+assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"
+assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX
+assert BACKOFF_BASE_MS_DEFAULT <= BACKOFF_MAX_MS_DEFAULT <= BACKOFF_MS_MAX
