@@ -191,15 +191,18 @@ class ShardUnavailable(FlowError):
     retry_after_ms = 1_000
 
 
-class CorruptLog(FlowError):
-    """A log holds damaged bytes before its tail; restore the segment from a backup."""
+class CorruptLog(ShardUnavailable):
+    """A log holds damaged bytes before its tail; restore the segment from a backup.
+
+    It is a `ShardUnavailable`, because that shard does not serve; the others go on.
+    """
 
     code = "corrupt_log"
     path: str | None = None
     offset: int | None = None
 
 
-class Refused(Struct, array_like=True, frozen=True, gc=False):
+class Refused(Struct, array_like=True, frozen=True, gc=False, tag_field="op", tag=0):
     """A refusal as a value: what travels instead of an exception inside flow/ and actors/."""
 
     code: str

@@ -21,6 +21,10 @@ class Clock(Protocol):
         """Return milliseconds since the epoch."""
         ...
 
+    def order_us(self) -> int:
+        """Return microseconds since the epoch, for ordering only; comparable between shards."""
+        ...
+
 
 class Entropy(Protocol):
     """Gives unpredictable bytes."""
@@ -108,6 +112,29 @@ class SystemClock:
             self._offset_ms += wall_ms - steady_ms
             return wall_ms
         return steady_ms
+
+    def order_us(self) -> int:
+        """Return microseconds since the epoch."""
+        return time.time_ns() // 1_000
+
+
+class SetClock:
+    """A clock that stands where it was last set; what a shard uses under a manual clock."""
+
+    def __init__(self, start_ms: int) -> None:
+        self._now_ms = start_ms
+
+    def now_ms(self) -> int:
+        """Return the time that was set."""
+        return self._now_ms
+
+    def order_us(self) -> int:
+        """Return real microseconds: order has to hold between processes, also in tests."""
+        return time.time_ns() // 1_000
+
+    def set(self, now_ms: int) -> None:
+        """Move to a later time; an earlier one is ignored."""
+        self._now_ms = max(self._now_ms, now_ms)
 
 
 class SystemEntropy:

@@ -30,6 +30,8 @@ ATTRIBUTE_BYTES_MAX: Final = 4 * KIB
 NAMED_VALUES_MAX: Final = 1_000
 VALUE_REFS_MAX: Final = 1_000
 HISTORY_EVENTS_MAX: Final = 1_000_000
+HISTORY_EVENTS_DEFAULT: Final = 10_000
+"""Events kept of one flow unless it says otherwise; the oldest go first."""
 POLICY_STATES_MAX: Final = 1_000
 SHARDS_MAX: Final = 64
 VALUE_BYTES_CEILING: Final = 32 * MIB

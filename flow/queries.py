@@ -126,7 +126,8 @@ class Watch(Struct, array_like=True, frozen=True, tag_field="op", tag=110, gc=Fa
     priority: int | None
     due: bool
     expired: bool
-    timeout_ms: int
+    until_ms: int
+    """On the shard's clock."""
     now_ms: int | None = None
 
 

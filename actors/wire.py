@@ -1,0 +1,172 @@
+"""What crosses a socket: length, request number, MessagePack. The same in both directions.
+
+    offset  size  field
+         0     4  length of what follows the number, little-endian
+         4     8  request number, chosen by the client; 0 is the handshake
+        12     …  one request, or its answer
+
+Bounded by WIRE_FRAME_BYTES_MAX. docs/protocol.md has the handshake and the order of answers.
+"""
+
+from __future__ import annotations
+
+from struct import Struct as Layout
+from typing import Any
+
+import msgspec
+
+from ..flow import commands, queries
+from ..flow.codec import encoder
+from ..flow.engine import Answer
+from ..flow.errors import Refused
+from ..flow.limits import WIRE_FRAME_BYTES_MAX
+from ..flow.queries import Cursor
+from ..flow.record import FlowRecord
+from ..flow.replies import Data, Done, Events, Heads, Packed, Rejected, Values
+
+PROTOCOL = 1
+HELLO = 0
+"""The request number of the handshake."""
+HEADER = Layout("<IQ")
+HEADER_BYTES = HEADER.size
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True):
+    """The client's first frame: who it is."""
+
+    protocol: int
+    token: str
+    pid: int
+
+
+class Welcome(msgspec.Struct, array_like=True, frozen=True):
+    """The shard's answer to it: what it is."""
+
+    protocol: int
+    shard: int
+    pid: int
+    epoch: int
+
+
+class DoneWire(msgspec.Struct, array_like=True, frozen=True, tag_field="op", tag=1, gc=False):
+    """`Done` as the client reads it: records in their public form."""
+
+    outcomes: list[FlowRecord | Refused]
+    values: list[Values | None] | None = None
+    cursor: Cursor | None = None
+    applied: bool = True
+
+
+class WireError(Exception):
+    """The peer does not speak the protocol."""
+
+
+_decode_request = msgspec.msgpack.Decoder(commands.AnyCommand | queries.AnyQuery).decode
+_decode_reply = msgspec.msgpack.Decoder(DoneWire | Rejected | Events | Data | Heads).decode
+_decode_hello = msgspec.msgpack.Decoder(Hello).decode
+_decode_welcome = msgspec.msgpack.Decoder(Welcome | Rejected).decode
+_encode = encoder.encode
+
+
+def pack_frame(number: int, body: bytes) -> bytes:
+    """Return one frame."""
+    return HEADER.pack(len(body), number) + body
+
+
+def pack_request(number: int, request: Any) -> bytes:
+    """Return the frame of a request.
+
+    Raises:
+        OverflowError: an integer is beyond 64 bits; the SDK checks before.
+    """
+    return pack_frame(number, _encode(request))
+
+
+def pack_answer(number: int, answer: Answer, frame: bytearray) -> bytes:
+    """Return the frame of an answer; records that the batch's frame holds are not packed again."""
+    reply, span = answer
+    if span is None or not isinstance(reply, Done):
+        return pack_frame(number, _encode(reply))
+    start, end = span
+    records = msgspec.Raw(_array_header(len(reply.outcomes)) + frame[start:end])
+    packed = Packed(records, reply.values, reply.cursor, reply.applied)
+    return pack_frame(number, _encode(packed))
+
+
+def _array_header(count: int) -> bytes:
+    """Return the MessagePack header of an array."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    assert count < 65_536, "a batch is bounded well below"
+    return b"\xdc" + count.to_bytes(2, "big")
+
+
+def read_request(body: bytes | memoryview) -> Any:
+    """Return the request in a frame's body.
+
+    Raises:
+        WireError: it is not one.
+    """
+    try:
+        return _decode_request(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WireError(f"not a request: {error}") from error
+
+
+def read_reply(body: bytes | memoryview) -> Any:
+    """Return the reply in a frame's body."""
+    return _decode_reply(body)
+
+
+def read_hello(body: bytes | memoryview) -> Hello:
+    """Return the handshake in a frame's body."""
+    try:
+        return _decode_hello(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WireError(f"not a handshake: {error}") from error
+
+
+def read_welcome(body: bytes | memoryview) -> Welcome | Rejected:
+    """Return the shard's answer to a handshake."""
+    try:
+        return _decode_welcome(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WireError(f"not a shard: {error}") from error
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. Holds at most one frame and one read beyond it."""
+
+    def __init__(self, frame_bytes_max: int = WIRE_FRAME_BYTES_MAX) -> None:
+        self._buffer = bytearray()
+        self._frame_bytes_max = frame_bytes_max
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Take in bytes and return the frames that they complete: (number, body).
+
+        Raises:
+            WireError: a frame claims to be larger than the bound.
+        """
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            source: bytes | bytearray = buffer
+        else:
+            source = data
+        frames = []
+        at = 0
+        size = len(source)
+        while size - at >= HEADER_BYTES:
+            length, number = HEADER.unpack_from(source, at)
+            if length > self._frame_bytes_max:
+                raise WireError(f"a frame of {length} bytes; {self._frame_bytes_max} is the most")
+            end = at + HEADER_BYTES + length
+            if end > size:
+                break
+            frames.append((number, bytes(source[at + HEADER_BYTES : end])))
+            at = end
+        if source is buffer:
+            del buffer[:at]
+        elif at < size:
+            buffer += data[at:]
+        return frames

@@ -1,0 +1,197 @@
+"""One shard: where decisions meet the log. No thread, process, socket or clock of its own.
+
+Decide, evolve, append, sync, speak, in this order: a command sees the effects of those before it
+in the batch; no answer leaves before the sync. Whatever escapes from here ends the shard's
+process, because memory may then be ahead of the disk; recovery starts from the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from . import commands, hydrate, queries
+from .codec import decode_entry
+from .errors import CorruptLog
+from .events import Dropped, PolicyStored, ValueStored
+from .host import Entropy, Files
+from .index.timequeue import head
+from .limits import SWEEP_ITEMS_MAX
+from .log.log import Log
+from .log.position import Position, pack
+from .log.recover import recover
+from .log.values import Values
+from .machine import claim, policies, reads
+from .machine.decide import TABLE
+from .machine.state import Settings, ShardState
+from .record import Record
+from .replies import Data, Done, Events, Rejected, Reply
+from .stats import statistics
+from .writer import Writer, longer
+
+Request = commands.AnyCommand | queries.AnyQuery
+
+
+class Answer(NamedTuple):
+    """A reply, and where in the batch's frame its records stand, if they are all there."""
+
+    reply: Reply
+    span: tuple[int, int] | None
+
+
+class Batch(NamedTuple):
+    """The answers of one step, and the frame that their spans point into."""
+
+    answers: list[Answer]
+    frame: bytearray
+
+
+class Engine:
+    """The shard behind whatever carries its messages: a process, a test, a simulator."""
+
+    def __init__(
+        self,
+        files: Files,
+        entropy: Entropy,
+        settings: Settings,
+        *,
+        sync: bool = True,
+    ) -> None:
+        """Recover from `files`, which nobody else may use.
+
+        Raises:
+            CorruptLog: the log is damaged before its tail.
+        """
+        self._entropy = entropy
+        self._sync = sync
+        self.state = ShardState(settings)
+        self.values = Values()
+        recovered = recover(files, self._take)
+        self.state.rebuild()
+        self.log = Log(files, recovered)
+        self.cut_bytes = recovered.cut_bytes
+        self.commands = 0
+        self._writer: Writer | None = None
+        self.touched: set[str] | None = None
+        """When set: collects the types of the flows that were written."""
+
+    def step(self, requests: Sequence[Request], now_ms: int, order_us: int) -> Batch:
+        """Answer a batch: all its writes are on disk when this returns (unless relaxed).
+
+        A request's own `now_ms` overrides the batch's. `order_us` is the time in µs: flows enter
+        states in its order, comparable between shards.
+        """
+        writer = self._writer = Writer(self.log, self.values)
+        answers = []
+        touched = self.touched
+        for request in requests:
+            at_ms = now_ms if request.now_ms is None else request.now_ms
+            decide = TABLE.get(request.__class__)
+            if decide is None:
+                answers.append(Answer(self._query(request, at_ms), None))
+                continue
+            turn = self.state.turn(at_ms, self._entropy, order_us)
+            reply = decide(self.state, request, turn)
+            span = None
+            if not turn.is_empty:
+                self.state.evolve(turn)
+                if touched is not None:
+                    touched.update(record.type for _, record in turn.puts)
+                span = writer.add(turn)
+                if reply.__class__ is not Done or len(reply.outcomes) != len(turn.puts):
+                    span = None
+            if request.__class__ is commands.ClaimDue and reply.outcomes:
+                reply = hydrate.claimed(self, reply, request.hydration)
+            answers.append(Answer(reply, span))
+        self.commands += len(requests)
+        if not writer.is_empty:
+            writer.commit(sync=self._sync)
+        self._writer = None
+        return Batch(answers, writer.frame)
+
+    def entry(self, position: Position) -> bytes:
+        """Return the bytes of an entry, be it on disk or still in the batch's frame."""
+        if self._writer is not None and (data := self._writer.read(position)) is not None:
+            return data
+        return self.log.read(position)
+
+    def corrupt(self, position: Position, why: str) -> CorruptLog:
+        """Return the error for damage met at a position."""
+        return self.log.corrupt(position, why)
+
+    def _query(self, query: Any, now_ms: int) -> Reply:
+        return QUERIES[query.__class__](self, query, now_ms)
+
+    def sweep(self, now_ms: int) -> commands.RetentionCleanup | None:
+        """Return the command that removes what is past its retention, if anything is."""
+        due_ms = self.next_expiry_ms()
+        if due_ms is None or due_ms > now_ms:
+            return None
+        return commands.RetentionCleanup(SWEEP_ITEMS_MAX, now_ms)
+
+    def next_expiry_ms(self) -> int | None:
+        """Return when the next ended flow has to be removed."""
+        entry = head((self.state.expiry, None))
+        return None if entry is None else entry[0]
+
+    def sync(self) -> None:
+        """Put on disk what relaxed durability has left unsynced."""
+        self.log.sync()
+
+    def close(self) -> None:
+        """Sync and close the log."""
+        self.log.close()
+
+    def _take(self, data: memoryview, segment: int, offset: int, length: int) -> None:
+        """Take in one entry of the log during recovery: last writer wins."""
+        entry = decode_entry(data)
+        if entry.__class__ is Record:
+            slot = self.state.table.get(entry.partition_key, entry.id)
+            slot = self.state.load(slot, entry)
+            slot.trail = longer(slot.trail, entry, pack(segment, offset, length))
+        elif isinstance(entry, ValueStored):
+            self.values.add(entry.number, segment, offset, length)
+            self.state.next_value = max(self.state.next_value, (entry.number >> 8) + 1)
+        elif isinstance(entry, Dropped):
+            self.state.unload(entry)
+            self.values.drop(entry.values)
+        else:
+            assert isinstance(entry, PolicyStored)
+            self.state.policies.store(entry)
+
+
+def _get(engine: Engine, query: queries.Get, now_ms: int) -> Reply:
+    slot = reads.find(engine.state, query, now_ms)
+    if slot is None:
+        return Done([])
+    if isinstance(slot, Rejected):
+        return slot
+    return hydrate.read(engine, Done([slot.record]), query.hydration)
+
+
+def _history(engine: Engine, query: queries.History, now_ms: int) -> Reply:
+    slot = reads.find(engine.state, query, now_ms)
+    if slot is None:
+        return Events(None)
+    if isinstance(slot, Rejected):
+        return slot
+    return hydrate.history(engine, slot, query)
+
+
+def _value_get(engine: Engine, query: queries.ValueGet, now_ms: int) -> Reply:
+    return Data([hydrate.value(engine, number, query.max_bytes) for number in query.numbers])
+
+
+QUERIES: dict[type, Any] = {
+    queries.Get: _get,
+    queries.History: _history,
+    queries.List: lambda engine, query, now_ms: reads.list_flows(engine.state, query, now_ms),
+    queries.Lineage: lambda engine, query, now_ms: reads.lineage(engine.state, query, now_ms),
+    queries.Info: lambda engine, query, now_ms: reads.info(engine.state, query, now_ms),
+    queries.Stuck: lambda engine, query, now_ms: reads.stuck(engine.state, query, now_ms),
+    queries.Probe: lambda engine, query, now_ms: claim.probe(engine.state, query, now_ms),
+    queries.PolicyGet: lambda engine, query, _: policies.policy_get(engine.state.policies, query),
+    queries.ValueGet: _value_get,
+    queries.Stats: lambda engine, query, now_ms: Data(statistics(engine, query.check)),
+    queries.Tick: lambda engine, query, now_ms: Data(None),
+}

@@ -1,0 +1,85 @@
+"""Flows of a type in order of their last change: built by the first listing, then kept up."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+from ..queries import Cursor
+from ..record import Record
+from .table import FlowTable, Slot
+
+_Entry = tuple[Cursor, int, Slot]
+"""Sort key, version, slot; stale when the slot's record has another version."""
+
+_BACKLOG_MIN = 10_000
+"""Changes since the last listing, beyond the listing's own size, that drop it again."""
+
+
+class Listing:
+    """One sorted list per type that was ever listed.
+
+    A type that nobody lists costs nothing. Changes are noted in a backlog and merged by the next
+    listing (a sort of two runs, O(n)); a backlog that outgrows the list drops both.
+    """
+
+    def __init__(self) -> None:
+        self._sorted: dict[str, list[_Entry]] = {}
+        self._backlog: dict[str, list[_Entry]] = {}
+
+    def note(self, slot: Slot, record: Record) -> None:
+        """Take in a slot's new record, if its type is listed at all."""
+        backlog = self._backlog.get(record.type)
+        if backlog is None:
+            return
+        backlog.append((cursor_of(record), record.version, slot))
+        if len(backlog) > len(self._sorted[record.type]) + _BACKLOG_MIN:
+            del self._sorted[record.type], self._backlog[record.type]
+
+    def walk(
+        self, table: FlowTable, flow_type: str, after: Cursor | None, *, reverse: bool
+    ) -> Iterator[Record]:
+        """Return records in (updated_at_ms, id, partition) order, beyond `after`."""
+        entries = self._settled(table, flow_type)
+        if reverse:
+            end = len(entries) if after is None else bisect_left(entries, after, key=_key)
+            indexes = range(end - 1, -1, -1)
+        else:
+            start = 0 if after is None else bisect_right(entries, after, key=_key)
+            indexes = range(start, len(entries))
+        for index in indexes:
+            _, version, slot = entries[index]
+            record = slot.record
+            if record is not None and record.version == version:
+                yield record
+
+    def _settled(self, table: FlowTable, flow_type: str) -> list[_Entry]:
+        entries = self._sorted.get(flow_type)
+        if entries is None:
+            entries = [
+                (cursor_of(slot.record), slot.record.version, slot)
+                for slot in table
+                if slot.record is not None and slot.record.type == flow_type
+            ]
+        elif backlog := self._backlog[flow_type]:
+            entries = [entry for entry in (*entries, *backlog) if _is_live(entry)]
+        else:
+            return entries
+        entries.sort(key=_key)
+        self._sorted[flow_type] = entries
+        self._backlog[flow_type] = []
+        return entries
+
+
+def cursor_of(record: Record) -> Cursor:
+    """Return a record's place in a listing."""
+    return record.updated_at_ms, record.id, record.partition_key or ""
+
+
+def _key(entry: _Entry) -> Cursor:
+    return entry[0]
+
+
+def _is_live(entry: _Entry) -> bool:
+    record = entry[2].record
+    return record is not None and record.version == entry[1]

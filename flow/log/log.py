@@ -1,0 +1,135 @@
+"""The append-only log of one shard: segments, one write and one sync per batch."""
+
+from __future__ import annotations
+
+from ..errors import CorruptLog
+from ..host import File, Files
+from ..limits import SEGMENT_BYTES, SEGMENT_GROW_BYTES
+from .frame import HEADER_BYTES, seal
+from .position import Position
+from .recover import Recovery, segment_name
+
+_ROOM = bytes(HEADER_BYTES)
+
+
+class Log:
+    """Appends frames; reads entries back. Any error of the disk escapes and ends the shard.
+
+    After a failed write or sync nothing is known about what the disk holds, so the object is
+    unusable from then on: the process ends, and recovery reads what is really there.
+    """
+
+    def __init__(self, files: Files, recovered: Recovery) -> None:
+        self._files = files
+        self._handles: dict[int, File] = recovered.handles
+        self._segment = recovered.segment
+        self._offset = recovered.offset
+        self._lsn = recovered.lsn
+        self._synced_lsn = recovered.lsn
+        self._reserved = 0
+        self.epoch = recovered.epoch + 1
+        self.bytes_written = 0
+        self.frames_written = 0
+        self.syncs = 0
+        self._broken = False
+        if self._segment not in self._handles:
+            self._start_segment(self._segment)
+        # The new epoch is on disk before anything is done under it.
+        self.append(self.begin(), [], sync=True)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Segment and offset of the next frame."""
+        return self._segment, self._offset
+
+    @property
+    def has_unsynced(self) -> bool:
+        """Whether frames were written that no sync has covered."""
+        return self._synced_lsn != self._lsn
+
+    def begin(self) -> bytearray:
+        """Return the buffer of the next frame: entries are appended to it.
+
+        An entry that starts at `n` in the buffer will lie at `position` offset + n.
+        """
+        if self._offset >= SEGMENT_BYTES:
+            self._rotate()
+        return bytearray(_ROOM)
+
+    def append(self, frame: bytearray, lengths: list[int], *, sync: bool) -> None:
+        """Write a frame; with `sync`, return only once it is on disk."""
+        if self._broken:
+            raise OSError("this log failed before; the shard has to recover from disk")
+        self._broken = True
+        seal(frame, lengths, self._lsn + 1, self._synced_lsn, self.epoch)
+        handle = self._handles[self._segment]
+        end = self._offset + len(frame)
+        if end > self._reserved:
+            self._reserved = -(-end // SEGMENT_GROW_BYTES) * SEGMENT_GROW_BYTES
+            handle.reserve(self._reserved)
+        handle.pwrite(frame, self._offset)
+        self._lsn += 1
+        self._offset = end
+        self.bytes_written += len(frame)
+        self.frames_written += 1
+        self._broken = False
+        if sync:
+            self.sync()
+
+    def sync(self) -> None:
+        """Return once everything that was appended is on disk."""
+        if not self.has_unsynced:
+            return
+        self._broken = True
+        self._handles[self._segment].sync()
+        self.syncs += 1
+        self._synced_lsn = self._lsn
+        self._broken = False
+
+    def read(self, position: Position) -> bytes:
+        """Return the bytes of one entry."""
+        data = self._handle(position.segment).pread(position.length, position.offset)
+        if len(data) != position.length:
+            raise self.corrupt(position, "the segment ends inside an entry")
+        return data
+
+    def corrupt(self, position: Position, why: str) -> CorruptLog:
+        """Return the error for damage met at a position."""
+        path = self._files.path_of(segment_name(position.segment))
+        return CorruptLog(
+            f"{path} is damaged at byte {position.offset}: {why}; restore it from a backup",
+            path=path,
+            offset=position.offset,
+        )
+
+    def close(self) -> None:
+        """Sync and close all files, giving back reserved space."""
+        if not self._broken:
+            self.sync()
+            self._handles[self._segment].truncate(self._offset)
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+
+    def _handle(self, segment: int) -> File:
+        handle = self._handles.get(segment)
+        if handle is None:
+            handle = self._handles[segment] = self._files.open(segment_name(segment))
+        return handle
+
+    def _rotate(self) -> None:
+        """Seal the current segment and start the next. Everything sealed is on disk."""
+        self.sync()
+        self._broken = True
+        handle = self._handles[self._segment]
+        handle.truncate(self._offset)
+        handle.sync()
+        self._start_segment(self._segment + 1)
+        self._broken = False
+
+    def _start_segment(self, number: int) -> None:
+        self._handles[number] = self._files.open(segment_name(number), create=True)
+        self._files.sync_directory()
+        self._segment = number
+        self._offset = 0
+        self._reserved = 0

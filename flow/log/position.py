@@ -1,0 +1,36 @@
+"""Where an entry lies: segment, offset, length, packed small, because there is one per version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct as Layout
+from typing import NamedTuple
+
+_POSITION = Layout("<III")
+POSITION_BYTES = _POSITION.size
+
+pack = _POSITION.pack
+"""pack(segment, offset, length) → 12 bytes; trails are these, one after the other."""
+
+
+class Position(NamedTuple):
+    """An entry in the log."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+def unpack(trail: bytes) -> Iterator[Position]:
+    """Return the positions of a trail, oldest first."""
+    return (Position(*parts) for parts in _POSITION.iter_unpack(trail))
+
+
+def to_int(segment: int, offset: int, length: int) -> int:
+    """Return a position as one integer: a third of the memory of a tuple."""
+    return segment << 64 | offset << 32 | length
+
+
+def from_int(packed: int) -> Position:
+    """Return the position that `to_int` packed."""
+    return Position(packed >> 64, packed >> 32 & 0xFFFFFFFF, packed & 0xFFFFFFFF)

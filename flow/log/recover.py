@@ -1,0 +1,155 @@
+"""Reading a log back: every whole frame in order, a torn tail cut, damage refused.
+
+How a torn tail is told from damage: each frame names the newest LSN that was on disk when it was
+written. A bad frame that a later frame vouches for was whole once, so it is damage: `CorruptLog`.
+A bad frame that nothing vouches for was never acknowledged: the log ends before it.
+test_torn_log cuts and flips a log at every byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..errors import CorruptLog
+from ..host import File, Files
+from .frame import HEADER_BYTES, MAGIC, FrameHeader, entry_lengths, read_header
+
+_SEGMENT_NAME = re.compile(r"(\d{10})\.log")
+
+Take = Callable[[memoryview, int, int, int], None]
+"""take(entry bytes, segment, offset, length), once per entry in the order of the log."""
+
+
+@dataclass
+class Recovery:
+    """Where a log continues."""
+
+    handles: dict[int, File] = field(default_factory=dict)
+    segment: int = 1
+    offset: int = 0
+    lsn: int = 0
+    epoch: int = 0
+    cut_bytes: int = 0
+    """Length of the torn tail that was removed; reserved zeros do not count."""
+
+
+def segment_name(number: int) -> str:
+    """Return the file name of a segment."""
+    return f"{number:010d}.log"
+
+
+def segment_numbers(files: Files) -> list[int]:
+    """Return the numbers of the segments that exist, ascending."""
+    found = (_SEGMENT_NAME.fullmatch(name) for name in files.names())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def recover(files: Files, take: Take) -> Recovery:
+    """Read every entry, cut a torn tail off the disk, and return where the log continues.
+
+    Raises:
+        CorruptLog: a frame that was on disk is damaged or missing; nothing was changed.
+    """
+    result = Recovery()
+    numbers = segment_numbers(files)
+    bad: _Bad | None = None
+    for number in numbers:
+        handle = result.handles[number] = files.open(segment_name(number))
+        data = memoryview(handle.pread(handle.size(), 0))
+        if bad is None or not bad.is_followed_by(data):
+            _refuse_if_vouched(files, bad, data, 0)
+        else:
+            bad = None
+        if bad is not None:
+            continue
+        result.segment = number
+        result.offset = _read_segment(files, number, data, result, take)
+        bad = _Bad(number, result.offset, result.lsn + 1)
+        _refuse_if_vouched(files, bad, data, result.offset)
+        result.cut_bytes = len(bytes(data[result.offset :]).rstrip(b"\0"))
+    _cut_tail(files, numbers, result)
+    return result
+
+
+@dataclass
+class _Bad:
+    """The first place where no whole frame stands, and the LSN that is missing there."""
+
+    segment: int
+    offset: int
+    lsn: int
+
+    def is_followed_by(self, data: memoryview) -> bool:
+        """Whether the next segment simply goes on where this one ends."""
+        header = read_header(data, 0)
+        return header is not None and header.lsn == self.lsn
+
+
+def _read_segment(
+    files: Files, number: int, data: memoryview, result: Recovery, take: Take
+) -> int:
+    at = 0
+    while (header := read_header(data, at)) is not None:
+        if header.lsn != result.lsn + 1 and result.lsn:
+            raise _corrupt(files, number, at, f"frame {header.lsn} follows frame {result.lsn}")
+        if header.epoch < result.epoch:
+            raise _corrupt(files, number, at, "an older epoch follows a newer one")
+        offset = at + HEADER_BYTES
+        for length in entry_lengths(data, at, header):
+            take(data[offset : offset + length], number, offset, length)
+            offset += length
+        result.lsn = header.lsn
+        result.epoch = header.epoch
+        at += HEADER_BYTES + header.body_bytes
+    return at
+
+
+def _refuse_if_vouched(files: Files, bad: _Bad | None, data: memoryview, start: int) -> None:
+    """Raise CorruptLog if a whole frame at or after `start` knows the bad one to be on disk."""
+    if bad is None:
+        return
+    for header in _later_frames(data, start):
+        if header.synced_lsn >= bad.lsn:
+            raise _corrupt(
+                files,
+                bad.segment,
+                bad.offset,
+                f"frame {bad.lsn} is damaged or missing, and frame {header.lsn} follows it",
+            )
+
+
+def _later_frames(data: memoryview, start: int) -> list[FrameHeader]:
+    raw = bytes(data)
+    found = []
+    at = raw.find(MAGIC, start)
+    while at >= 0:
+        if (header := read_header(data, at)) is not None:
+            found.append(header)
+        at = raw.find(MAGIC, at + 1)
+    return found
+
+
+def _cut_tail(files: Files, numbers: list[int], result: Recovery) -> None:
+    """Remove what follows the last whole frame, so that it can never be read as one."""
+    if not numbers:
+        return
+    for number in numbers:
+        if number > result.segment:
+            result.handles.pop(number).close()
+            files.remove(segment_name(number))
+    handle = result.handles[result.segment]
+    if handle.size() > result.offset:
+        handle.truncate(result.offset)
+        handle.sync()
+    files.sync_directory()
+
+
+def _corrupt(files: Files, segment: int, offset: int, why: str) -> CorruptLog:
+    path = files.path_of(segment_name(segment))
+    return CorruptLog(
+        f"{path} is damaged at byte {offset}: {why}; restore it from a backup",
+        path=path,
+        offset=offset,
+    )

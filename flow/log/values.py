@@ -1,0 +1,86 @@
+"""The keydir of values: number → position, and the newest small ones in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+from zlib import crc32
+
+import msgspec
+
+from ..errors import CorruptLog
+from ..events import ValueStored
+from ..limits import VALUE_CACHE_BYTES, VALUE_CACHE_ITEM_BYTES_MAX
+from .position import Position, from_int, to_int
+
+_decode = msgspec.msgpack.Decoder(ValueStored).decode
+
+
+class Source(Protocol):
+    """Where entries are read: the log, or a frame that is being made."""
+
+    def entry(self, position: Position) -> bytes:
+        """Return the bytes of one entry."""
+        ...
+
+    def corrupt(self, position: Position, why: str) -> CorruptLog:
+        """Return the error for damage met at a position."""
+        ...
+
+
+class Values:
+    """Reads values by number, with one positioned read each, checksum verified."""
+
+    def __init__(self) -> None:
+        self._keydir: dict[int, int] = {}
+        self._recent: dict[int, bytes] = {}
+        self._recent_bytes = 0
+        self.reads = 0
+
+    def add(self, number: int, segment: int, offset: int, length: int) -> None:
+        """Note where a value lies."""
+        self._keydir[number] = to_int(segment, offset, length)
+
+    def keep(self, number: int, data: bytes) -> None:
+        """Keep a value that was just written in memory for a while, if it is small."""
+        size = len(data)
+        if size > VALUE_CACHE_ITEM_BYTES_MAX:
+            return
+        self._recent[number] = data
+        self._recent_bytes += size
+        while self._recent_bytes > VALUE_CACHE_BYTES:
+            oldest = next(iter(self._recent))
+            self._recent_bytes -= len(self._recent.pop(oldest))
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forget values whose flow is gone."""
+        for number in numbers:
+            self._keydir.pop(number, None)
+            data = self._recent.pop(number, None)
+            if data is not None:
+                self._recent_bytes -= len(data)
+
+    def read(self, source: Source, number: int) -> bytes | None:
+        """Return a value's bytes; None if there is none of that number.
+
+        Raises:
+            CorruptLog: the bytes are not those that were written.
+        """
+        data = self._recent.get(number)
+        if data is not None:
+            return data
+        packed = self._keydir.get(number)
+        if packed is None:
+            return None
+        position = from_int(packed)
+        self.reads += 1
+        try:
+            stored = _decode(source.entry(position))
+        except msgspec.MsgspecError as error:
+            raise source.corrupt(position, f"not a value ({error})") from error
+        if stored.number != number or crc32(stored.data) != stored.crc:
+            raise source.corrupt(position, f"not the bytes of value {number}")
+        return stored.data
+
+    def __len__(self) -> int:
+        return len(self._keydir)

@@ -1,0 +1,144 @@
+"""Creation, idempotent or not, and creation that is claimed in the same write."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from msgspec.msgpack import Encoder
+from msgspec.structs import replace
+
+from ..commands import Create, NewFlow, StartAndClaim
+from ..errors import Refused
+from ..index.table import Slot
+from ..limits import INTEGER_MAX
+from ..record import RUNNING, Extras, Record
+from ..replies import Done, Outcome, Reply
+from .guard import decide_items, refuse
+from .state import ShardState, drop_of
+from .turn import Turn
+from .values import name_values
+
+_DIGEST_BYTES = 8
+_encode = Encoder().encode
+
+
+def create(state: ShardState, command: Create, turn: Turn) -> Reply:
+    """Create each item's flow."""
+    return decide_items(
+        state, command.items, create_item, turn, independent=command.independent
+    )
+
+
+def create_item(state: ShardState, item: NewFlow, turn: Turn) -> Outcome:
+    """Create one flow, or find its equal."""
+    digest = _digest(item)
+    slot = state.table.get(item.partition_key, item.id)
+    if slot is not None:
+        taken = _taken(state, slot, item, digest, turn)
+        if taken is not None:
+            return taken
+    return turn.put(Slot(), new_record(item, digest, turn))
+
+
+def _taken(
+    state: ShardState, slot: Slot, item: NewFlow, digest: bytes, turn: Turn
+) -> Outcome | None:
+    """Return what an existing flow means for its creation; None = its retention is over."""
+    if state.find(item.partition_key, item.id, turn.now_ms) is None:
+        turn.drops.append(drop_of(slot))
+        return None
+    record = slot.record
+    assert record is not None
+    if not item.idempotent:
+        return refuse(
+            "flow_already_exists",
+            record,
+            f"flow {record.id!r} exists ({record.logical_state}); pass idempotent=True to accept "
+            "an equal creation",
+        )
+    if record.digest != digest:
+        return refuse(
+            "idempotency_conflict",
+            record,
+            f"flow {record.id!r} was created with other arguments; use another id",
+        )
+    return record
+
+
+def new_record(item: NewFlow, digest: bytes, turn: Turn) -> Record:
+    """Return the first record of a flow."""
+    now_ms = turn.now_ms
+    payload = item.payload
+    return Record(
+        item.id,
+        item.partition_key,
+        item.type,
+        item.state,
+        None,
+        1,
+        0,
+        0,
+        0,
+        item.priority,
+        now_ms,
+        now_ms,
+        now_ms if item.run_at_ms is None else item.run_at_ms,
+        turn.order(),
+        payload_number=None if payload is None else turn.value(payload),
+        payload_size=0 if payload is None else len(payload),
+        digest=digest,
+        event="created",
+        extras=_extras(item, turn),
+    )
+
+
+def _extras(item: NewFlow, turn: Turn) -> Extras | None:
+    if (
+        item.correlation_id is None
+        and item.parent_flow_id is None
+        and item.root_flow_id is None
+        and not item.attributes
+        and not item.values
+        and item.retention_ttl_ms is None
+        and item.max_active_ms is None
+        and item.history_max_events is None
+    ):
+        return None
+    named = name_values({}, item.values, turn) if item.values else None
+    assert not isinstance(named, str), "a new flow has no values to conflict with"
+    return Extras(
+        parent_flow_id=item.parent_flow_id,
+        root_flow_id=item.root_flow_id,
+        correlation_id=item.correlation_id,
+        attributes=item.attributes or None,
+        values=named,
+        retention_ttl_ms=item.retention_ttl_ms,
+        max_active_ms=item.max_active_ms,
+        history_max_events=item.history_max_events,
+    )
+
+
+def _digest(item: NewFlow) -> bytes:
+    """Return the digest of the creation arguments (BLAKE2b, RFC 7693), `idempotent` left out."""
+    if item.idempotent:
+        item = replace(item, idempotent=False)
+    return blake2b(_encode(item), digest_size=_DIGEST_BYTES).digest()
+
+
+def start_and_claim(state: ShardState, command: StartAndClaim, turn: Turn) -> Reply:
+    """Create a flow and lease it to its creator, in one write and one version."""
+    outcome = create_item(state, command.item, turn)
+    if isinstance(outcome, Refused):
+        return Done([outcome], applied=False)
+    slot, record = turn.puts.pop()
+    started = replace(
+        record,
+        state=RUNNING,
+        run_state=record.state,
+        fencing_token=1,
+        lease_owner=command.worker,
+        lease_token=turn.tokens(1)[0],
+        lease_deadline_ms=min(turn.now_ms + command.lease_ms, INTEGER_MAX),
+        event_worker=command.worker,
+    )
+    return Done([turn.put(slot, started)])

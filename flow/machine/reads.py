@@ -1,0 +1,154 @@
+"""Reads of the hot state: pure, nothing is loaded from the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from .. import limits
+from ..errors import Refused
+from ..index.listing import cursor_of
+from ..index.table import Slot
+from ..index.timequeue import head
+from ..queries import Get, History, Info, Lineage, List, Stuck
+from ..record import NO_EXTRAS, RUNNING, TERMINAL_STATES, Record
+from ..replies import Data, Done, Rejected, Reply
+from .state import ShardState
+
+
+def find(state: ShardState, query: Get | History, now_ms: int) -> Slot | Rejected | None:
+    """Return the one flow that a read by id means; several partitions are a refusal."""
+    if not query.anywhere:
+        return state.find(query.partition_key, query.id, now_ms)
+    found = [slot for slot in state.table.of_id(query.id) if _is_visible(slot.record, now_ms)]
+    exact = [slot for slot in found if slot.record and slot.record.partition_key is None]
+    if exact or len(found) <= 1:
+        return (exact or found or [None])[0]
+    return Rejected(ambiguous(query.id, [s.record.partition_key for s in found if s.record]))
+
+
+def ambiguous(flow_id: str, partition_keys: list[str | None]) -> Refused:
+    """Refuse a read by id that several partitions answer."""
+    return Refused(
+        "ambiguous_flow",
+        f"flow {flow_id!r} exists in partitions {sorted(map(str, partition_keys))}; "
+        "pass partition_key",
+        {"flow_id": flow_id, "partition_keys": partition_keys},
+    )
+
+
+def _is_visible(record: Record | None, now_ms: int) -> bool:
+    return record is not None and (record.expires_at_ms is None or record.expires_at_ms > now_ms)
+
+
+def list_flows(state: ShardState, query: List, now_ms: int) -> Reply:
+    """Return one page of a type's flows."""
+    records = state.listing.walk(state.table, query.type, query.after, reverse=query.reverse)
+    wanted = (
+        record
+        for record in records
+        if _is_visible(record, now_ms)
+        and (query.partition_key is None or record.partition_key == query.partition_key)
+        and _in_states(record, query.states)
+        and _has_attributes(record, query.attributes)
+    )
+    return _page(wanted, query.count)
+
+
+def lineage(state: ShardState, query: Lineage, now_ms: int) -> Reply:
+    """Return one page of the flows of a parent, root or correlation id."""
+    slots: Iterable[Slot] = state.lineage.members(query.kind, query.id)
+    if query.kind == "root":
+        slots = [*slots, *(s for s in state.table.of_id(query.id) if _is_root(s))]
+    wanted = [
+        record
+        for slot in slots
+        if (record := slot.record) is not None
+        and _is_visible(record, now_ms)
+        and (query.partition_key is None or record.partition_key == query.partition_key)
+        and _in_states(record, query.states)
+        and (query.terminal is None or record.is_terminal == query.terminal)
+        and (query.after is None or cursor_of(record) > query.after)
+    ]
+    wanted.sort(key=cursor_of)
+    return _page(iter(wanted), query.count)
+
+
+def _is_root(slot: Slot) -> bool:
+    return slot.record is not None and slot.record.root_flow_id == slot.record.id
+
+
+def _page(records: Iterator[Record], count: int) -> Reply:
+    page: list[Any] = []
+    for record in records:
+        if len(page) == count:
+            return Done(page, cursor=cursor_of(page[-1]))
+        page.append(record)
+    return Done(page)
+
+
+def _in_states(record: Record, states: list[str] | None) -> bool:
+    if states is None:
+        return True
+    return record.logical_state in states or (record.state == RUNNING and RUNNING in states)
+
+
+def _has_attributes(record: Record, wanted: dict[str, Any] | None) -> bool:
+    if not wanted:
+        return True
+    have = (record.extras or NO_EXTRAS).attributes or {}
+    return all(name in have and _same(have[name], value) for name, value in wanted.items())
+
+
+def _same(left: object, right: object) -> bool:
+    """Equal and of one kind: True is not 1 here."""
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def stuck(state: ShardState, query: Stuck, now_ms: int) -> Reply:
+    """Return leased flows whose deadline is long past, the oldest deadline first."""
+    before_ms = now_ms - query.older_than_ms
+    found: list[Record] = []
+    for queues in state.due.states_leased(query.type).values():
+        for queue in queues:
+            for entry in queue.entries():
+                if entry[0] <= before_ms and (record := entry[3].record) is not None:
+                    found.append(record)
+    found.sort(key=lambda record: (record.lease_deadline_ms or 0, record.id))
+    return Done(list(found[: query.count]))
+
+
+def info(state: ShardState, query: Info, now_ms: int) -> Reply:
+    """Count a type's flows. Ready and expired ones are walked: O(those)."""
+    states: dict[str, dict[str, int]] = {}
+    oldest_ms: int | None = None
+
+    def of(name: str) -> dict[str, int]:
+        return states.setdefault(name, dict.fromkeys(COUNTS, 0))
+
+    for name, queues in state.due.states_due(query.type).items():
+        for queue in queues:
+            if queue.live:
+                ready = queue.count_until(now_ms)
+                of(name)["ready"] += ready
+                of(name)["scheduled"] += queue.live - ready
+                entry = head((queue, None))
+                if ready and entry is not None:
+                    oldest_ms = entry[0] if oldest_ms is None else min(oldest_ms, entry[0])
+    for name, queues in state.due.states_leased(query.type).items():
+        for queue in queues:
+            if queue.live:
+                expired = queue.count_until(now_ms)
+                of(name)["expired"] += expired
+                of(name)["leased"] += queue.live - expired
+    for (flow_type, name), count in state.waiting.items():
+        if flow_type == query.type and count:
+            of(name)["waiting"] += count
+    for counts in states.values():
+        counts["total"] = sum(counts[name] for name in COUNTS if name != "total")
+    ends = {end: state.ended[query.type, end] for end in sorted(TERMINAL_STATES)}
+    return Data({"states": states, "ends": ends, "oldest_ready_at_ms": oldest_ms})
+
+
+COUNTS = ("total", "ready", "scheduled", "leased", "expired", "waiting")
+assert limits.PRIORITY_MAX >= 0

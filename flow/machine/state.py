@@ -1,0 +1,205 @@
+"""The state of one shard, and `evolve`, its only writer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from .. import limits
+from ..events import Dropped, PolicyStored
+from ..host import Entropy
+from ..index.due import DueIndex
+from ..index.lineage import LineageIndex
+from ..index.listing import Listing
+from ..index.table import FlowTable, Slot
+from ..index.timequeue import TimeQueue
+from ..record import FAILED, NO_EXTRAS, RUNNING, TERMINAL_STATES, Record, is_due_candidate
+from .policies import Policies
+from .turn import Turn
+
+
+class Settings(Struct, frozen=True):
+    """What a shard is told when it starts; the same for all shards of a store."""
+
+    shard: int = 0
+    retention_ms: int = limits.RETENTION_MS_DEFAULT
+    failed_retention_ms: int = limits.FAILED_RETENTION_MS_DEFAULT
+
+
+class ShardState:
+    """Records, indexes, policies and counters of one shard. Read freely; written by evolve."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.table = FlowTable()
+        self.due = DueIndex()
+        self.lineage = LineageIndex()
+        self.listing = Listing()
+        self.policies = Policies()
+        self.expiry = TimeQueue()
+        """Ended flows by the time of their removal."""
+        self.waiting: Counter[tuple[str, str]] = Counter()
+        """(type, state) → flows that wait for something other than time."""
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """(type, terminal state) → flows."""
+        self.last_order = 0
+        self.next_value = 1
+
+    def turn(self, now_ms: int, entropy: Entropy, order_us: int) -> Turn:
+        """Begin a command. `order_us` (µs since the epoch) makes orders of shards comparable."""
+        return Turn(
+            now_ms,
+            entropy,
+            order=max(self.last_order, order_us),
+            next_value=self.next_value,
+            shard=self.settings.shard,
+        )
+
+    def find(self, partition_key: str | None, flow_id: str, now_ms: int) -> Slot | None:
+        """Return a flow's slot, unless the flow is absent or past its retention."""
+        slot = self.table.get(partition_key, flow_id)
+        if slot is None:
+            return None
+        record = slot.record
+        assert record is not None, "a slot in the table holds a record"
+        if record.expires_at_ms is not None and record.expires_at_ms <= now_ms:
+            return None
+        return slot
+
+    def expires_at_ms(self, record: Record, end: str, ttl_ms: int | None, now_ms: int) -> int:
+        """Return when a flow that ends now will be absent."""
+        if ttl_ms is None:
+            ttl_ms = (record.extras or NO_EXTRAS).retention_ttl_ms
+        if ttl_ms is None:
+            ttl_ms = self.policies.retention_ttl_ms(record.type)
+        if ttl_ms is None:
+            settings = self.settings
+            ttl_ms = settings.failed_retention_ms if end == FAILED else settings.retention_ms
+        return min(now_ms + ttl_ms, limits.INTEGER_MAX)
+
+    def evolve(self, turn: Turn) -> None:
+        """Make a turn's changes so."""
+        for drop in turn.drops:
+            self.drop(drop)
+        for slot, record in turn.puts:
+            self.put(slot, record)
+        for fact in turn.facts:
+            if isinstance(fact, PolicyStored):
+                self.policies.store(fact)
+            else:
+                self.drop(fact)
+        self.last_order = turn.last_order
+        self.next_value = turn.next_value
+
+    def put(self, slot: Slot, record: Record) -> None:
+        """Replace a slot's record and keep every index true."""
+        old = slot.record
+        slot.record = record
+        if old is None:
+            assert record.version == 1, "a flow begins with version 1"
+            self.table.add(slot)
+            if record.extras is not None:
+                self.lineage.enter(slot, record)
+        else:
+            assert record.version == old.version + 1, "one version per write"
+            assert record.fencing_token >= old.fencing_token, "fencing tokens never fall"
+            assert record.updated_at_ms >= old.updated_at_ms, "time on a record never falls"
+            _note_spent(slot, old, record)
+            self._leave(old)
+        self._enter(slot, record)
+        self.listing.note(slot, record)
+
+    def drop(self, drop: Dropped) -> None:
+        """Remove a flow from everything."""
+        slot = self.table.get(drop.partition_key, drop.id)
+        assert slot is not None and slot.record is not None, "only a live flow is dropped"
+        record = slot.record
+        self.table.remove(drop.partition_key, drop.id)
+        if record.extras is not None:
+            self.lineage.leave(slot, record)
+        slot.record = None
+        self._leave(record)
+
+    def _enter(self, slot: Slot, record: Record) -> None:
+        state = record.state
+        if state == RUNNING or is_due_candidate(record):
+            self.due.enter(slot, record)
+        elif state in TERMINAL_STATES:
+            assert record.expires_at_ms is not None, "an ended flow has a retention"
+            self.ended[record.type, state] += 1
+            self.expiry.push(record.expires_at_ms, record.state_seq, record.version, slot, None)
+        else:
+            self.waiting[record.type, state] += 1
+
+    def _leave(self, record: Record) -> None:
+        state = record.state
+        if state == RUNNING or is_due_candidate(record):
+            self.due.leave(record)
+        elif state in TERMINAL_STATES:
+            self.ended[record.type, state] -= 1
+            self.expiry.discard()
+        else:
+            self.waiting[record.type, state] -= 1
+
+    # ---- recovery: records first, indexes once at the end ----
+
+    def load(self, slot: Slot | None, record: Record) -> Slot:
+        """Take in a record from the log, last writer wins; indexes are made by `rebuild`."""
+        if slot is None:
+            slot = Slot(record)
+            self.table.add(slot)
+        else:
+            if (old := slot.record) is not None:
+                _note_spent(slot, old, record)
+            slot.record = record
+        return slot
+
+    def unload(self, drop: Dropped) -> None:
+        """Take in a removal from the log."""
+        slot = self.table.get(drop.partition_key, drop.id)
+        if slot is not None:
+            self.table.remove(drop.partition_key, drop.id)
+            slot.record = None
+
+    def rebuild(self) -> None:
+        """Make all indexes from the loaded records."""
+        for slot in self.table:
+            record = slot.record
+            assert record is not None
+            if record.extras is not None:
+                self.lineage.enter(slot, record)
+            self._enter(slot, record)
+            self.last_order = max(self.last_order, record.state_seq)
+
+
+def _note_spent(slot: Slot, old: Record, new: Record) -> None:
+    """Remember values that only the history names from now on."""
+    if (
+        old.payload_number is new.payload_number
+        and old.result_number is new.result_number
+        and old.error_number is new.error_number
+        and old.extras is new.extras
+    ):
+        return
+    left = set(value_numbers(old)) - set(value_numbers(new))
+    if left:
+        slot.spent = [*(slot.spent or ()), *sorted(left)]
+
+
+def value_numbers(record: Record) -> Iterator[int]:
+    """Return the numbers of the values that a record names."""
+    for number in (record.payload_number, record.result_number, record.error_number):
+        if number is not None:
+            yield number
+    if record.extras is not None and record.extras.values:
+        for value in record.extras.values.values():
+            yield value.number
+
+
+def drop_of(slot: Slot) -> Dropped:
+    """Return the fact that removes a flow with all that it owns."""
+    record = slot.record
+    assert record is not None
+    return Dropped(record.id, record.partition_key, [*(slot.spent or ()), *value_numbers(record)])

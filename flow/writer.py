@@ -1,0 +1,95 @@
+"""The next frame: packs what turns stage, and knows where each piece will lie."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from .codec import encoder
+from .events import PolicyStored, ValueStored
+from .limits import HISTORY_EVENTS_DEFAULT
+from .log.log import Log
+from .log.position import POSITION_BYTES, Position, pack
+from .log.values import Values
+from .machine.turn import Turn
+from .record import Record
+
+_encode_into = encoder.encode_into
+
+
+class Writer:
+    """Collects the turns of one batch into one frame. Every record is packed exactly once."""
+
+    def __init__(self, log: Log, values: Values) -> None:
+        self._log = log
+        self._values = values
+        self.frame = log.begin()
+        self._segment, self._base = log.position
+        self._lengths: list[int] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self._lengths
+
+    def add(self, turn: Turn) -> tuple[int, int]:
+        """Pack a turn; return where in the frame its records stand, one after the other."""
+        for drop in turn.drops:
+            self._entry(drop)
+            self._values.drop(drop.values)
+        for number, data in turn.values:
+            at, length = self._entry(ValueStored(number, crc32(data), data))
+            self._values.add(number, self._segment, self._base + at, length)
+            self._values.keep(number, data)
+        start = len(self.frame)
+        self._add_records(turn)
+        end = len(self.frame)
+        for fact in turn.facts:
+            assert isinstance(fact, PolicyStored), "drops are staged as drops"
+            self._entry(fact)
+        return start, end
+
+    def _add_records(self, turn: Turn) -> None:
+        # The hot loop of a shard: once per record written.
+        frame, lengths, segment, base = self.frame, self._lengths, self._segment, self._base
+        at = len(frame)
+        for slot, record in turn.puts:
+            _encode_into(record, frame, at)
+            end = len(frame)
+            lengths.append(end - at)
+            trail = slot.trail + pack(segment, base + at, end - at)
+            if len(trail) > TRAIL_BYTES_MAX or record.extras is not None:
+                trail = trimmed(trail, record)
+            slot.trail = trail
+            at = end
+
+    def _entry(self, entry: object) -> tuple[int, int]:
+        at = len(self.frame)
+        _encode_into(entry, self.frame, at)
+        length = len(self.frame) - at
+        self._lengths.append(length)
+        return at, length
+
+    def read(self, position: Position) -> bytes | None:
+        """Return an entry of this very frame, before it is on disk."""
+        at = position.offset - self._base
+        if position.segment != self._segment or at < 0:
+            return None
+        return bytes(self.frame[at : at + position.length])
+
+    def commit(self, *, sync: bool) -> None:
+        """Write the frame; with `sync`, return only once it is on disk."""
+        self._log.append(self.frame, self._lengths, sync=sync)
+
+
+TRAIL_BYTES_MAX = HISTORY_EVENTS_DEFAULT * POSITION_BYTES
+
+
+def trimmed(trail: bytes, record: Record) -> bytes:
+    """Return a trail without the events that are over the flow's limit, the oldest first."""
+    events = record.history_max_events or HISTORY_EVENTS_DEFAULT
+    return trail[-events * POSITION_BYTES :]
+
+
+def longer(trail: bytes, record: Record, position: bytes) -> bytes:
+    """Return a trail with one more position."""
+    return trimmed(trail + position, record)
