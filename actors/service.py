@@ -89,6 +89,10 @@ class Service:
         """Close the engine; what waits is not answered."""
         self.engine.close()
 
+    def abandon(self) -> None:
+        """Let go of the files as they are, after a failure."""
+        self.engine.abandon()
+
     def _step(self, requests: list[Any], now_ms: int) -> Batch:
         sweep = self.engine.sweep(now_ms)
         if sweep is not None:
@@ -120,14 +124,14 @@ class Service:
                 reason="waiters",
             )
             return [Departure(caller, number, Answer(refused, None), _NO_FRAME)]
-        if self.waiters.add(waiter, self.engine.state, now_ms):
+        if self.waiters.add(waiter, self.engine, now_ms):
             return []
         return [_tell(caller, number, data=True)]
 
     def _wake_waiters(self, now_ms: int, touched: set[str] | None) -> list[Departure]:
         if not self.waiters:
             return []
-        woken = self.waiters.woken(self.engine.state, now_ms, touched)
+        woken = self.waiters.woken(self.engine, now_ms, touched)
         return [_tell(waiter.caller, waiter.number, data=is_due) for waiter, is_due in woken]
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..flow.engine import Engine
 from ..flow.limits import WAITERS_MAX
-from ..flow.machine.claim import next_at_ms
-from ..flow.machine.state import ShardState
 from ..flow.queries import Watch
 
 
@@ -38,9 +37,9 @@ class Waiters:
         """Whether one more would break the bound."""
         return len(self._waiting) >= WAITERS_MAX
 
-    def add(self, waiter: Waiter, state: ShardState, now_ms: int) -> bool:
+    def add(self, waiter: Waiter, engine: Engine, now_ms: int) -> bool:
         """Let a watch wait; return False if there is something for it already."""
-        at_ms = next_at_ms(state, waiter.watch)
+        at_ms = engine.next_due_ms(waiter.watch)
         if at_ms is not None and at_ms <= now_ms:
             return False
         key = (id(waiter.caller), waiter.number)
@@ -60,7 +59,7 @@ class Waiters:
             del self._waiting[key], self._wake_at_ms[key]
 
     def woken(
-        self, state: ShardState, now_ms: int, touched: set[str] | None
+        self, engine: Engine, now_ms: int, touched: set[str] | None
     ) -> list[tuple[Waiter, bool]]:
         """Remove and return the watches that end now: (waiter, whether something is due).
 
@@ -71,7 +70,7 @@ class Waiters:
             is_touched = bool(touched) and waiter.watch.type in (touched or ())
             if not is_touched and self._wake_at_ms[key] > now_ms:
                 continue
-            at_ms = next_at_ms(state, waiter.watch)
+            at_ms = engine.next_due_ms(waiter.watch)
             is_due = at_ms is not None and at_ms <= now_ms
             if is_due or waiter.until_ms <= now_ms:
                 del self._waiting[key], self._wake_at_ms[key]

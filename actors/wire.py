@@ -64,7 +64,7 @@ class WireError(Exception):
 _decode_request = msgspec.msgpack.Decoder(commands.AnyCommand | queries.AnyQuery).decode
 _decode_reply = msgspec.msgpack.Decoder(DoneWire | Rejected | Events | Data | Heads).decode
 _decode_hello = msgspec.msgpack.Decoder(Hello).decode
-_decode_welcome = msgspec.msgpack.Decoder(Welcome | Rejected).decode
+_decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 _encode = encoder.encode
 
 
@@ -126,7 +126,7 @@ def read_hello(body: bytes | memoryview) -> Hello:
         raise WireError(f"not a handshake: {error}") from error
 
 
-def read_welcome(body: bytes | memoryview) -> Welcome | Rejected:
+def read_welcome(body: bytes | memoryview) -> Welcome:
     """Return the shard's answer to a handshake."""
     try:
         return _decode_welcome(body)

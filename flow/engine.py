@@ -23,8 +23,9 @@ from .log.recover import recover
 from .log.values import Values
 from .machine import claim, policies, reads
 from .machine.decide import TABLE
-from .machine.state import Settings, ShardState
+from .machine.state import ShardState
 from .record import Record
+from .settings import Settings
 from .replies import Data, Done, Events, Rejected, Reply
 from .stats import statistics
 from .writer import Writer, longer
@@ -63,6 +64,7 @@ class Engine:
             CorruptLog: the log is damaged before its tail.
         """
         self._entropy = entropy
+        self._files = files
         self._sync = sync
         self.state = ShardState(settings)
         self.values = Values()
@@ -129,6 +131,10 @@ class Engine:
             return None
         return commands.RetentionCleanup(SWEEP_ITEMS_MAX, now_ms)
 
+    def next_due_ms(self, watch: queries.Watch) -> int | None:
+        """Return when a claim with this filter first finds something; None = nothing in sight."""
+        return claim.next_at_ms(self.state, watch)
+
     def next_expiry_ms(self) -> int | None:
         """Return when the next ended flow has to be removed."""
         entry = head((self.state.expiry, None))
@@ -139,8 +145,14 @@ class Engine:
         self.log.sync()
 
     def close(self) -> None:
-        """Sync and close the log."""
+        """Sync and close the log, and give the directory back."""
         self.log.close()
+        self._files.unlock()
+
+    def abandon(self) -> None:
+        """Close the files as they are: after a failure, only recovery knows what they hold."""
+        self.log.abandon()
+        self._files.unlock()
 
     def _take(self, data: memoryview, segment: int, offset: int, length: int) -> None:
         """Take in one entry of the log during recovery: last writer wins."""

@@ -219,6 +219,16 @@ def refusal(error: FlowError) -> Refused:
     return Refused(error.code, str(error.args[0]), error._fields)
 
 
+def ambiguous(flow_id: str, partition_keys: list[str | None]) -> Refused:
+    """Refuse a read by id that several partitions answer."""
+    return Refused(
+        "ambiguous_flow",
+        f"flow {flow_id!r} exists in partitions {sorted(map(str, partition_keys))}; "
+        "pass partition_key",
+        {"flow_id": flow_id, "partition_keys": partition_keys},
+    )
+
+
 ERRORS: dict[str, type[FlowError]] = {
     kind.code: kind
     for kind in (

@@ -89,6 +89,10 @@ class Files(Protocol):
         """Take the directory for this process alone; False if another has it."""
         ...
 
+    def unlock(self) -> None:
+        """Give the directory back; safe to repeat."""
+        ...
+
     def path_of(self, name: str) -> str:
         """Return how the file is named in messages."""
         ...
@@ -237,7 +241,7 @@ class DiskFiles:
         return True
 
     def unlock(self) -> None:
-        """Give the directory back; for engines that live inside a larger process."""
+        """Give the directory back; safe to repeat."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1

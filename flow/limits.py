@@ -24,6 +24,8 @@ MAX_RECLAIMS_MAX: Final = 1_000_000
 BACKOFF_MS_MAX: Final = 30 * 24 * 3_600_000
 JITTER_PCT_MAX: Final = 100
 RATIO_PCT_MAX: Final = 100
+FILTER_NAMES_MAX: Final = 1_000
+"""States, or partitions, that one claim or listing may name."""
 ATTRIBUTES_MAX: Final = 64
 ATTRIBUTE_BYTES_MAX: Final = 4 * KIB
 """One attribute value that is a string, in bytes of UTF-8."""
@@ -75,6 +77,8 @@ INBOX_BYTES_MAX: Final = 64 * MIB
 """A batch stops gathering past this many bytes of requests."""
 LINK_REQUESTS_MAX: Final = 65_536
 """Unanswered requests that one process may have at one shard; over it, `Overloaded`."""
+LINK_OUTBOX_BYTES_MAX: Final = 256 * MIB
+"""Requests that a shard's socket has not taken yet, in bytes per process and shard."""
 CONNECTIONS_MAX: Final = 256
 WAITERS_MAX: Final = 10_000
 """Blocked claims that one shard holds."""

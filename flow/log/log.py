@@ -111,6 +111,13 @@ class Log:
             handle.close()
         self._handles.clear()
 
+    def abandon(self) -> None:
+        """Close all files without touching their bytes."""
+        self._broken = True
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+
     def _handle(self, segment: int) -> File:
         handle = self._handles.get(segment)
         if handle is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .. import limits
-from ..errors import Refused
+from ..errors import ambiguous
 from ..index.listing import cursor_of
 from ..index.table import Slot
 from ..index.timequeue import head
@@ -25,16 +25,6 @@ def find(state: ShardState, query: Get | History, now_ms: int) -> Slot | Rejecte
     if exact or len(found) <= 1:
         return (exact or found or [None])[0]
     return Rejected(ambiguous(query.id, [s.record.partition_key for s in found if s.record]))
-
-
-def ambiguous(flow_id: str, partition_keys: list[str | None]) -> Refused:
-    """Refuse a read by id that several partitions answer."""
-    return Refused(
-        "ambiguous_flow",
-        f"flow {flow_id!r} exists in partitions {sorted(map(str, partition_keys))}; "
-        "pass partition_key",
-        {"flow_id": flow_id, "partition_keys": partition_keys},
-    )
 
 
 def _is_visible(record: Record | None, now_ms: int) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from msgspec import Struct
-
 from .. import limits
 from ..events import Dropped, PolicyStored
 from ..host import Entropy
@@ -16,16 +14,9 @@ from ..index.listing import Listing
 from ..index.table import FlowTable, Slot
 from ..index.timequeue import TimeQueue
 from ..record import FAILED, NO_EXTRAS, RUNNING, TERMINAL_STATES, Record, is_due_candidate
+from ..settings import Settings
 from .policies import Policies
 from .turn import Turn
-
-
-class Settings(Struct, frozen=True):
-    """What a shard is told when it starts; the same for all shards of a store."""
-
-    shard: int = 0
-    retention_ms: int = limits.RETENTION_MS_DEFAULT
-    failed_retention_ms: int = limits.FAILED_RETENTION_MS_DEFAULT
 
 
 class ShardState:

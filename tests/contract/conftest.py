@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import shardflow as sf
 from shardflow.testing import ManualClock, memory_store
 from support.contract import SHARDS, START_MS, Flows, Name
@@ -40,22 +42,33 @@ def open_kind(kind: str, path: Path, options: dict[str, Any]) -> sf.Store:
 
 
 @pytest.fixture(scope="session")
-def shared_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    """One store of the kind `processes` for all tests: its clock only ever advances."""
-    clock = ManualClock(START_MS)
-    path = tmp_path_factory.mktemp("shared") / "data"
-    with open_kind("processes", path, {"clock": clock}) as store:
-        yield Stand(store, clock)
+def shared_stands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stand]]:
+    """The stores on disk that all tests share: opened when first asked for."""
+    with contextlib.ExitStack() as stack:
+
+        class Stands(dict[str, Stand]):
+            def __missing__(self, kind: str) -> Stand:
+                clock = ManualClock(START_MS)
+                path = tmp_path_factory.mktemp(kind) / "data"
+                store = stack.enter_context(open_kind(kind, path, {"clock": clock}))
+                self[kind] = Stand(store, clock)
+                return self[kind]
+
+        yield Stands()
 
 
 @pytest.fixture(params=KINDS)
-def stand(request: pytest.FixtureRequest) -> Iterator[Stand]:
-    if request.param == "processes":
-        yield request.getfixturevalue("shared_processes")
+def stand(request: pytest.FixtureRequest, shared_stands: dict[str, Stand]) -> Iterator[Stand]:
+    """A store of each kind.
+
+    Those on disk serve all tests, so a test sees the flows of others: it uses names of its own
+    and counts on a clock that only ever advances.
+    """
+    if request.param != "memory":
+        yield shared_stands[request.param]
         return
-    path: Path = request.getfixturevalue("tmp_path")
     clock = ManualClock(START_MS)
-    with open_kind(request.param, path / "data", {"clock": clock}) as store:
+    with memory_store(shards=SHARDS, clock=clock) as store:
         yield Stand(store, clock)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 import shardflow as sf
 from shardflow.flow import limits
 from shardflow.testing import ManualClock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 import shardflow as sf
 from support.contract import Flows, Name, facts
 
@@ -12,9 +13,7 @@ def test_an_absent_flow_reads_none(flows: Flows, name: Name) -> None:
     assert flows.store.flow_get(name("nowhere"), partition_key=name("p")) is None
 
 
-def test_a_flow_without_a_partition_is_not_in_any_named_partition(
-    flows: Flows, name: Name
-) -> None:
+def test_a_flow_without_a_partition_is_not_in_any_named_partition(flows: Flows, name: Name) -> None:
     flow = flows.create()
     for key in name.partitions():
         assert flows.store.flow_get(flow.id, partition_key=key) is None
@@ -28,9 +27,7 @@ def test_without_a_partition_key_every_shard_is_searched(flows: Flows, name: Nam
         assert facts(found) == facts(flow)
 
 
-def test_without_a_partition_key_the_automatic_bucket_comes_first(
-    flows: Flows, name: Name
-) -> None:
+def test_without_a_partition_key_the_automatic_bucket_comes_first(flows: Flows, name: Name) -> None:
     for key in name.partitions():
         flows.create(partition_key=key)
     flows.create()
@@ -50,8 +47,7 @@ def test_an_id_in_two_partitions_is_ambiguous(flows: Flows, name: Name) -> None:
 
 
 def test_an_id_twice_on_one_shard_is_ambiguous_as_well(flows: Flows, name: Name) -> None:
-    # Of three keys on two shards, two fall on the same one.
-    keys = [name(f"p{number}") for number in range(3)]
+    keys = name.neighbours(2)
     for key in keys:
         flows.create(partition_key=key)
     with pytest.raises(sf.AmbiguousFlow):

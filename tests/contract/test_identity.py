@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 import shardflow as sf
 from support.contract import Flows, Name
 

@@ -75,6 +75,8 @@ ON_ABSENT_FLOWS = ON_NEW_FLOWS | ON_A_TYPE | READS_BY_ID
 
 ALL = ON_ONE_FLOW | ON_MANY_FLOWS | ON_ABSENT_FLOWS | OTHERS
 
-NEEDS_FLOW_ID = ON_ONE_FLOW | READS_BY_ID | {
-    name: call for name, call in ON_NEW_FLOWS.items() if name != "flow_create_many"
-}
+NEEDS_FLOW_ID = (
+    ON_ONE_FLOW
+    | READS_BY_ID
+    | {name: call for name, call in ON_NEW_FLOWS.items() if name != "flow_create_many"}
+)

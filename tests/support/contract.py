@@ -8,6 +8,7 @@ from typing import Any
 
 import pykka
 import pytest
+
 import shardflow as sf
 from shardflow.flow.keys import shard_of
 from shardflow.testing import ManualClock
@@ -85,6 +86,17 @@ class Name:
             found.setdefault(shard_of(key, "", shards), key)
             number += 1
         return [found[shard] for shard in range(shards)]
+
+    def neighbours(self, count: int, shards: int = SHARDS) -> list[str]:
+        """Return several partition keys of one shard."""
+        found: list[str] = []
+        number = 0
+        while len(found) < count:
+            key = self(f"n{number}")
+            if shard_of(key, "", shards) == 0:
+                found.append(key)
+            number += 1
+        return found
 
 
 class Flows:

@@ -1,0 +1,269 @@
+"""A claim over one or several shards, waiting if asked to: a state machine without I/O.
+
+Over one shard the claim is sent as it is. Over several, a probe asks each what it would find;
+then small claims are divided in exact order, large ones go to the shards in the order of their
+first flow, so that every shard with due work gets its turn. If nothing is found and the claim may
+wait, every shard watches; the first that has something starts the claim again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from ..flow.commands import ClaimDue
+from ..flow.limits import PROBE_KEYS_MAX
+from ..flow.queries import Probe, Unwatch, Watch
+from ..flow.record import Record
+from ..flow.replies import Done, Heads, Rejected
+from .gather import Everywhere, Part
+from .port import Link, Receiver
+
+
+class Claim:
+    """One claim under way. The receiver gets one `Done`, or the refusal of every shard."""
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        command: ClaimDue,
+        until_ms: int | None,
+        receiver: Receiver,
+    ) -> None:
+        self._links = links
+        self._command = command
+        self._until_ms = until_ms
+        """On the store's clock: how long to wait for something; None = not at all."""
+        self._receiver = receiver
+        self._lock = threading.Lock()
+        self._round = 0
+
+    def start(self) -> None:
+        """Try once; what follows is driven by the answers."""
+        if len(self._links) == 1:
+            self._links[0].submit(self._command, Part(self._claimed_alone))
+        else:
+            self._probe()
+
+    # ---- one shard ----
+
+    def _claimed_alone(self, reply: Any) -> None:
+        if isinstance(reply, Rejected) or reply.outcomes or self._until_ms is None:
+            self._receiver.answer(reply)
+        else:
+            self._watch()
+
+    # ---- several shards ----
+
+    def _probe(self) -> None:
+        command = self._command
+        exact = command.limit <= PROBE_KEYS_MAX
+        probe = Probe(
+            command.type,
+            command.states,
+            command.partition_keys,
+            command.limit if exact else 1,
+            command.priority,
+            command.due,
+            command.expired,
+            command.now_ms,
+        )
+        Everywhere(self._links, self._probed).send(probe)
+
+    def _probed(self, replies: list[Any]) -> None:
+        served = [
+            (link, reply)
+            for link, reply in zip(self._links, replies, strict=True)
+            if isinstance(reply, Heads)
+        ]
+        if not served:
+            self._receiver.answer(replies[0])
+        elif self._command.limit <= PROBE_KEYS_MAX:
+            self._claim_exactly(served)
+        else:
+            found = [(link, heads) for link, heads in served if heads.due or heads.expired]
+            found.sort(key=lambda pair: _first(pair[1]))
+            self._claim_in_turn([link for link, _ in found])
+
+    def _claim_exactly(self, served: list[tuple[Link, Heads]]) -> None:
+        requests = divide(self._command, [heads for _, heads in served])
+        chosen = [(link, request) for (link, _), request in zip(served, requests, strict=True)]
+        asked = [(link, request) for link, request in chosen if request is not None]
+        if not asked:
+            self._finish([])
+            return
+        whole = Everywhere([link for link, _ in asked], self._finish)
+        whole.send_each([request for _, request in asked])
+
+    def _claim_in_turn(self, links: list[Link]) -> None:
+        command = self._command
+        replies: list[Any] = []
+
+        def step(index: int, left: int, expired_first: int) -> None:
+            if index == len(links) or left == 0:
+                self._finish(replies)
+                return
+            request = replace(command, limit=left, expired_first=min(expired_first, left))
+
+            def claimed(reply: Any) -> None:
+                replies.append(reply)
+                got = [] if isinstance(reply, Rejected) else reply.outcomes
+                reclaimed = sum(1 for record in got if is_reclaimed(record))
+                step(index + 1, left - len(got), max(0, expired_first - reclaimed))
+
+            links[index].submit(request, Part(claimed))
+
+        step(0, command.limit, command.expired_first)
+
+    def _finish(self, replies: list[Any]) -> None:
+        done = merge(self._command, [reply for reply in replies if not isinstance(reply, Rejected)])
+        if done.outcomes or self._until_ms is None:
+            self._receiver.answer(done)
+        else:
+            self._watch()
+
+    # ---- waiting ----
+
+    def _watch(self) -> None:
+        assert self._until_ms is not None
+        command = self._command
+        watch = Watch(
+            command.type,
+            command.states,
+            command.partition_keys,
+            command.priority,
+            command.due,
+            command.expired,
+            self._until_ms,
+        )
+        self._round += 1
+        waiting = _Watching(self, self._round, len(self._links))
+        for link in self._links:
+            waiting.send(link, watch)
+
+    def again(self, round_number: int) -> None:
+        """Try once more: some shard has something, now under the shard's own time."""
+        with self._lock:
+            if round_number != self._round:
+                return
+            self._round += 1
+        self._command = replace(self._command, now_ms=None)
+        self.start()
+
+    def over(self, refused: Rejected | None) -> None:
+        """End the wait: time is up, or no shard serves."""
+        self._receiver.answer(refused or Done([]))
+
+
+class _Watching:
+    """The watches of one round, one per shard: the first that finds something ends them all."""
+
+    def __init__(self, claim: Claim, round_number: int, shards: int) -> None:
+        self._claim = claim
+        self._round = round_number
+        self._lock = threading.Lock()
+        self._left = shards
+        self._asked: list[tuple[Link, int]] = []
+        self._is_over = False
+        self._refused: list[Rejected] = []
+        self._shards = shards
+
+    def send(self, link: Link, watch: Watch) -> None:
+        number = link.submit(watch, Part(self._answered))
+        with self._lock:
+            if not self._is_over:
+                self._asked.append((link, number))
+                return
+        link.submit(Unwatch(number), _NOBODY)
+
+    def _answered(self, reply: Any) -> None:
+        is_found = not isinstance(reply, Rejected) and reply.data is True
+        with self._lock:
+            self._left -= 1
+            if isinstance(reply, Rejected):
+                self._refused.append(reply)
+            if self._is_over or not (is_found or self._left == 0):
+                return
+            self._is_over = True
+            asked, self._asked = self._asked, []
+        if not is_found:
+            everyone = len(self._refused) == self._shards
+            self._claim.over(self._refused[0] if everyone else None)
+            return
+        for link, number in asked:
+            link.submit(Unwatch(number), _NOBODY)
+        self._claim.again(self._round)
+
+
+class _Nobody:
+    def arrive(self, body: bytes) -> None:
+        """Ignore it."""
+
+    def answer(self, reply: Any) -> None:
+        """Ignore it."""
+
+
+_NOBODY = _Nobody()
+
+
+def divide(command: ClaimDue, heads: Sequence[Heads]) -> list[ClaimDue | None]:
+    """Return each shard's part of a claim, such that together they take the first in order."""
+    expired = sorted((at, shard) for shard, head in enumerate(heads) for at in head.expired)
+    due = sorted((key, shard) for shard, head in enumerate(heads) for key in head.due)
+    first = expired[: command.expired_first]
+    due = due[: command.limit - len(first)]
+    after = expired[len(first) :][: command.limit - len(first) - len(due)]
+    limits = [0] * len(heads)
+    firsts = [0] * len(heads)
+    for _, shard in first:
+        firsts[shard] += 1
+        limits[shard] += 1
+    for _, shard in due:
+        limits[shard] += 1
+    for _, shard in after:
+        limits[shard] += 1
+    return [
+        replace(command, limit=limit, expired_first=expired_first) if limit else None
+        for limit, expired_first in zip(limits, firsts, strict=True)
+    ]
+
+
+def merge(command: ClaimDue, dones: Sequence[Any]) -> Done:
+    """Merge what several shards granted: reclaimed up to the ratio, due in order, the rest."""
+    granted = [
+        (record, values)
+        for done in dones
+        for record, values in zip(
+            done.outcomes, done.values or [None] * len(done.outcomes), strict=True
+        )
+    ]
+    if len(dones) > 1:
+        reclaimed = [pair for pair in granted if is_reclaimed(pair[0])]
+        due = [pair for pair in granted if not is_reclaimed(pair[0])]
+        due.sort(key=lambda pair: order_of(pair[0]))
+        first = command.expired_first
+        granted = reclaimed[:first] + due + reclaimed[first:]
+    has_values = any(done.values is not None for done in dones)
+    return Done(
+        [record for record, _ in granted],
+        [values for _, values in granted] if has_values else None,
+    )
+
+
+def is_reclaimed(record: Record) -> bool:
+    """Whether a claim granted it as an expired lease."""
+    return record.event_details is not None and record.event_details.get("reclaimed") is True
+
+
+def order_of(record: Record) -> tuple[int, int, int]:
+    """Return where a claimed flow stood among the due ones."""
+    return -record.priority, record.next_run_at_ms or 0, record.state_seq
+
+
+def _first(heads: Heads) -> tuple[int, int, int]:
+    if heads.due:
+        return heads.due[0]
+    return 1, heads.expired[0], 0

@@ -1,0 +1,124 @@
+"""The answer that is still to come: a Pykka future with one lock, and callbacks for asyncio."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import pykka
+
+from .wire import read_reply
+
+T = TypeVar("T")
+
+Read = Callable[[Any], T]
+"""Turns a reply into the value that the caller asked for, or raises."""
+
+
+class ReplyFuture(pykka.Future[T], Generic[T]):
+    """A future that the answer of a shard resolves.
+
+    The reply is decoded and read by the first `get`, in the caller's thread, and kept. `get`,
+    `map`, `filter`, `join`, `reduce` and `set_get_hook` behave as Pykka's.
+    """
+
+    def __init__(self, read: Read[T]) -> None:
+        super().__init__()
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._read = read
+        self._body: bytes | None = None
+        self._reply: Any = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._is_read = False
+        self._callbacks: list[Callable[[], None]] | None = []
+        self.withdraw: Callable[[], bool] = _never
+        """Take the request back; True if it certainly was and will never be applied."""
+
+    # ---- the side of the shard ----
+
+    def arrive(self, body: bytes) -> None:
+        """Resolve with the bytes of a reply."""
+        self._body = body
+        self._open()
+
+    def answer(self, reply: Any) -> None:
+        """Resolve with a reply."""
+        self._reply = reply
+        self._open()
+
+    def _open(self) -> None:
+        with _callbacks_lock:
+            callbacks, self._callbacks = self._callbacks, None
+        self._gate.release()
+        for callback in callbacks or ():
+            callback()
+
+    # ---- the side of the caller ----
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether `get` would return, or raise, at once."""
+        return self._callbacks is None
+
+    def get(self, *, timeout: float | None = None) -> T:
+        """Return the value, or raise the error that the command ended with.
+
+        Raises:
+            pykka.Timeout: no answer within `timeout` seconds; the command goes on.
+        """
+        try:
+            return super().get(timeout=timeout)
+        except NotImplementedError:
+            pass
+        if not self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise pykka.Timeout(f"{timeout} seconds")
+        try:
+            if not self._is_read:
+                self._settle()
+        finally:
+            self._gate.release()
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+    def _settle(self) -> None:
+        try:
+            reply = self._reply if self._body is None else read_reply(self._body)
+            self._value = self._read(reply)
+        except BaseException as error:
+            self._error = error
+        self._body = self._reply = None
+        self._is_read = True
+
+    def set(self, value: T | None = None) -> None:
+        """Resolve with a value of your own; for Pykka's machinery."""
+        self._value = value
+        self._is_read = True
+        self._open()
+
+    def set_exception(self, exc_info: Any = None) -> None:
+        """Resolve with an exception; for Pykka's machinery."""
+        self._error = (exc_info or sys.exc_info())[1]
+        self._is_read = True
+        self._open()
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call back once resolved: at once, or in the thread that brings the answer."""
+        with _callbacks_lock:
+            if self._callbacks is not None:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+_callbacks_lock = threading.Lock()
+"""One for all futures: held for an append or a swap, and only asyncio's callers append."""
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,123 @@
+"""A Pykka inbox that is a selector: an actor on it waits for messages, sockets and time at once."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+from collections import deque
+from typing import Any, Self
+
+from pykka import ActorRegistry, Future, ThreadingActor
+
+_WAKE = object()
+
+
+class Mail:
+    """A message and whom to answer: what Pykka's loop takes from an inbox.
+
+    Pykka's own envelope is private; its loop reads these two attributes and nothing else.
+    """
+
+    __slots__ = ("message", "reply_to")
+
+    def __init__(self, message: Any, reply_to: Future[Any] | None = None) -> None:
+        self.message = message
+        self.reply_to = reply_to
+
+
+class Ready:
+    """The message that a selector inbox makes itself: these channels are ready, or time is up."""
+
+    __slots__ = ("events",)
+
+    def __init__(self, events: list[tuple[Any, int]]) -> None:
+        self.events = events
+        """(what was registered, selectors.EVENT_READ | EVENT_WRITE); empty: time is up."""
+
+
+class SelectorInbox:
+    """Messages told from other threads come first; then whatever the selector finds.
+
+    `timeout_s` is set by the actor that reads from it: how long `get` may wait for channels.
+    """
+
+    def __init__(self) -> None:
+        self._told: deque[Any] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._waker, self._wakee = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wakee.setblocking(False)
+        self._selector.register(self._wakee, selectors.EVENT_READ, _WAKE)
+        self.timeout_s: float | None = None
+        self._closed = False
+
+    def put(self, envelope: Any, /) -> None:
+        """Add a message; safe from any thread."""
+        self._told.append(envelope)
+        self.poke()
+
+    def poke(self) -> None:
+        """Make a waiting `get` look again; safe from any thread."""
+        # A full pipe is as good as one more byte: the reader is going to wake up.
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._waker.send(b"!")
+
+    def get(self) -> Any:
+        """Return the next message, waiting for one."""
+        while True:
+            if self._told:
+                return self._told.popleft()
+            events = [
+                (key.data, mask) for key, mask in self._selector.select(self.timeout_s)
+            ]
+            ready = [event for event in events if event[0] is not _WAKE]
+            if len(ready) != len(events):
+                with contextlib.suppress(BlockingIOError):
+                    self._wakee.recv(4_096)
+            if ready or not events or not self._told:
+                return Mail(Ready(ready))
+
+    def empty(self) -> bool:
+        """Whether no told message waits; ready channels do not count."""
+        return not self._told
+
+    def watch(self, channel: Any, what: Any, *, write: bool = False) -> None:
+        """Report `what` when the channel can be read, or also when it can be written."""
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        try:
+            self._selector.modify(channel, mask, what)
+        except KeyError:
+            self._selector.register(channel, mask, what)
+
+    def unwatch(self, channel: Any) -> None:
+        """Report a channel no more; safe to repeat."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(channel)
+
+    def close(self) -> None:
+        """Give the descriptors back; later pokes do nothing."""
+        if not self._closed:
+            self._closed = True
+            self._selector.close()
+            self._waker.close()
+            self._wakee.close()
+
+
+class SelectorActor(ThreadingActor):
+    """A Pykka actor whose inbox is a selector. Its thread does not keep the program alive."""
+
+    use_daemon_thread = True
+    actor_inbox: SelectorInbox
+
+    @staticmethod
+    def _create_actor_inbox() -> SelectorInbox:
+        return SelectorInbox()
+
+    @classmethod
+    def launch(cls, *args: Any) -> Self:
+        """Start as `start` does, but return the actor: for owners that share its process."""
+        actor = cls(*args)
+        ActorRegistry.register(actor.actor_ref)
+        actor._start_actor_loop()
+        return actor

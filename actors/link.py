@@ -1,0 +1,262 @@
+"""The caller's end of one shard process: a socket, and the requests it has not answered yet."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..flow.errors import FlowError, Refused, refusal
+from ..flow.limits import LINK_OUTBOX_BYTES_MAX, LINK_REQUESTS_MAX, WIRE_FRAME_BYTES_MAX
+from ..flow.replies import Rejected, reject
+from .address import bind_address
+from .connection import is_own_user
+from .port import Receiver
+from .wire import (
+    HEADER_BYTES,
+    HELLO,
+    PROTOCOL,
+    FrameReader,
+    Hello,
+    WireError,
+    encoder,
+    pack_frame,
+    pack_request,
+    read_welcome,
+)
+
+_READ_BYTES = 1 << 20
+_QUERY_TAG_MIN = 100
+
+
+class Reader(Protocol):
+    """Who reads the links' sockets."""
+
+    def look(self, link: ProcessLink, *, write: bool) -> None:
+        """Report when the link's socket can be read, or also written. Any thread."""
+        ...
+
+    def look_away(self, channel: socket.socket) -> None:
+        """Report this socket no more. The reader's thread only."""
+        ...
+
+
+class ProcessLink:
+    """Sends from any thread; is read by one, the router's.
+
+    While the shard is away, requests wait here, bounded, and are sent when it is back. When it
+    goes away, requests that were sent end as `outcome_unknown`, but for reads, which are sent
+    again by themselves. When it is given up (`fail`), everything is refused.
+    """
+
+    def __init__(self, shard: int, path: Path, token: str, reader: Reader) -> None:
+        self.shard = shard
+        self.channel: socket.socket | None = None
+        """The socket that the reader reads, from `connect` on."""
+        self._path = path
+        self._token = token
+        self._watcher = reader
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._pending: dict[int, tuple[Receiver, Any]] = {}
+        self._unsent: dict[int, bytes] = {}
+        """Pending requests that wait for the shard, in order."""
+        self._is_greeted = False
+        """Only then requests are sent: what listens there is our shard."""
+        self._outbox: deque[memoryview] = deque()
+        self._outbox_bytes = 0
+        self._frames = FrameReader()
+        self._failed: Rejected | None = None
+
+    # ---- any thread ----
+
+    def submit(self, request: Any, receiver: Receiver) -> int:
+        """Send a request, or keep it until the shard is there; the receiver is called once."""
+        number = next(self._numbers)
+        frame = pack_request(number, request)
+        with self._lock:
+            refused = self._failed or self._refuse(frame)
+            if refused is None:
+                self._pending[number] = (receiver, request)
+                if self._is_greeted:
+                    self._send(frame)
+                else:
+                    self._unsent[number] = frame
+        if refused is not None:
+            receiver.answer(refused)
+        return number
+
+    def withdraw(self, number: int) -> bool:
+        """Take a request back; True if it was never sent."""
+        with self._lock:
+            if self._unsent.pop(number, None) is None:
+                return False
+            del self._pending[number]
+            return True
+
+    def _refuse(self, frame: bytes) -> Rejected | None:
+        if len(frame) - HEADER_BYTES > WIRE_FRAME_BYTES_MAX:
+            return reject(
+                "invalid_argument",
+                f"the command takes {len(frame)} bytes; {WIRE_FRAME_BYTES_MAX} is the most: "
+                "use smaller batches",
+            )
+        if len(self._pending) >= LINK_REQUESTS_MAX or self._outbox_bytes > LINK_OUTBOX_BYTES_MAX:
+            return reject(
+                "overloaded",
+                f"{len(self._pending)} requests at shard {self.shard} wait for their answers; "
+                "wait for some of them first",
+                reason="requests in flight",
+            )
+        return None
+
+    def _send(self, frame: bytes) -> None:
+        """Send under the lock; what the socket does not take waits in the outbox."""
+        assert self.channel is not None
+        sent = 0
+        if not self._outbox:
+            # A broken connection is noticed, and mended, by the reader.
+            with contextlib.suppress(OSError):
+                sent = self.channel.send(frame)
+        if sent < len(frame):
+            self._outbox.append(memoryview(frame)[sent:])
+            self._outbox_bytes += len(frame) - sent
+            if len(self._outbox) == 1:
+                self._watcher.look(self, write=True)
+
+    # ---- the reader's thread ----
+
+    def connect(self) -> None:
+        """Connect and begin the handshake; requests go out once the shard has answered it.
+
+        Raises:
+            OSError: the shard is not there (yet).
+        """
+        assert self.channel is None
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            channel.setblocking(False)
+            with bind_address(self._path) as address:
+                channel.connect(address)
+            if not is_own_user(channel):
+                raise PermissionError(f"{self._path} belongs to another user")
+            hello = Hello(PROTOCOL, self._token, os.getpid())
+            channel.send(pack_frame(HELLO, encoder.encode(hello)))
+        except BaseException:
+            channel.close()
+            raise
+        self._frames = FrameReader()
+        self.channel = channel
+        self._watcher.look(self, write=False)
+
+    def readable(self) -> bool:
+        """Hand out the answers that have arrived; return False if the shard has gone away."""
+        assert self.channel is not None
+        try:
+            data = self.channel.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            data = b""
+        try:
+            if not data:
+                raise WireError("the shard closed the connection")
+            for number, body in self._frames.feed(data):
+                if number == HELLO:
+                    self._greeted(body)
+                    continue
+                entry = self._pending.pop(number, None)
+                if entry is not None:
+                    entry[0].arrive(body)
+        except WireError:
+            self._lost()
+            return False
+        return True
+
+    def _greeted(self, body: bytes) -> None:
+        welcome = read_welcome(body)
+        if welcome.shard != self.shard or welcome.protocol != PROTOCOL:
+            raise WireError(f"{self._path} is not shard {self.shard}")
+        with self._lock:
+            self._is_greeted = True
+            self._failed = None
+            unsent, self._unsent = self._unsent, {}
+            for frame in unsent.values():
+                self._send(frame)
+
+    def writable(self) -> None:
+        """Send from the outbox what the socket takes."""
+        with self._lock:
+            channel = self.channel
+            while self._outbox and channel is not None:
+                first = self._outbox[0]
+                try:
+                    sent = channel.send(first)
+                except OSError as error:
+                    if not isinstance(error, BlockingIOError | InterruptedError):
+                        break
+                    return
+                self._outbox_bytes -= sent
+                if sent < len(first):
+                    self._outbox[0] = first[sent:]
+                    return
+                self._outbox.popleft()
+            if channel is not None:
+                self._watcher.look(self, write=False)
+
+    def fail(self, error: FlowError | Refused) -> None:
+        """Refuse what waits and what comes, until the shard is there again."""
+        refused = Rejected(error if isinstance(error, Refused) else refusal(error))
+        with self._lock:
+            self._failed = refused
+            ended = [receiver for receiver, _ in self._pending.values()]
+            self._pending.clear()
+            self._unsent.clear()
+            self._drop_channel()
+        for receiver in ended:
+            receiver.answer(refused)
+
+    def close(self) -> None:
+        """Refuse everything from now on."""
+        self.fail(Refused("store_closed", "the store is closed; open it again"))
+
+    def _lost(self) -> None:
+        """End what was sent and not answered, but for reads: they go again."""
+        ended: list[Receiver] = []
+        with self._lock:
+            self._drop_channel()
+            for number, (receiver, request) in list(self._pending.items()):
+                if number in self._unsent:
+                    continue
+                if is_query(request):
+                    self._unsent[number] = pack_request(number, request)
+                else:
+                    del self._pending[number]
+                    ended.append(receiver)
+        unknown = reject(
+            "outcome_unknown",
+            f"shard {self.shard} went away before it answered: the command may have been applied; "
+            "read before repeating it",
+        )
+        for receiver in ended:
+            receiver.answer(unknown)
+
+    def _drop_channel(self) -> None:
+        self._is_greeted = False
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        channel, self.channel = self.channel, None
+        if channel is not None:
+            self._watcher.look_away(channel)
+            channel.close()
+
+
+def is_query(request: Any) -> bool:
+    """Whether a request writes nothing, so that it can be repeated."""
+    tag = type(request).__struct_config__.tag
+    return isinstance(tag, int) and tag >= _QUERY_TAG_MIN

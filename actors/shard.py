@@ -1,0 +1,207 @@
+"""ShardActor: owns one engine, in its own process; its inbox is a socket.
+
+While a batch is being synced, the requests that arrive wait in the sockets; together they are the
+next batch. So the batch grows with the load, and an idle shard answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pykka
+
+from ..flow.limits import (
+    CONNECTIONS_MAX,
+    HANDSHAKE_SECONDS_MAX,
+    INBOX_BYTES_MAX,
+    INBOX_REQUESTS_MAX,
+)
+from .connection import Connection, is_own_user
+from .inbox import Ready, SelectorActor
+from .service import Arrival, Departure, Service
+from .wire import HELLO, Welcome, WireError, encoder, pack_answer, pack_frame, read_request
+
+logger = logging.getLogger("shardflow.shard")
+
+EXIT_BROKEN = 70
+"""The exit code of a shard whose step failed: memory may be ahead of the disk."""
+_IDLE_S = 3_600.0
+
+
+class ShardActor(SelectorActor):
+    """A Pykka actor whose loop is its process's main thread.
+
+    An exception under Pykka's `ask` would be handed to one caller and the actor live on, serving
+    from a state ahead of the disk. So whatever escapes a step ends the process.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        listener: socket.socket,
+        lifeline: list[Any],
+        token: str,
+        end: Callable[[int], None] = os._exit,
+    ) -> None:
+        super().__init__()
+        self._service = service
+        self._listener = listener
+        self._lifeline = lifeline
+        self._token = token
+        self._end = end
+        self._connections: set[Connection] = set()
+        self._waiting: deque[Arrival] = deque()
+        """Requests over one batch's bound; no socket is read while there are any."""
+        self.actor_inbox.watch(listener, listener)
+        for channel in lifeline:
+            self.actor_inbox.watch(channel, channel)
+
+    def run(self) -> None:
+        """Serve in this thread until the host is gone or closes the shard."""
+        pykka.ActorRegistry.register(self.actor_ref)
+        self._plan()
+        self._actor_loop()
+
+    def on_receive(self, message: Any) -> Any:
+        """Serve one batch, or whatever else has become ready."""
+        try:
+            if isinstance(message, Ready):
+                self._ready(message)
+                self._plan()
+                return None
+            return super().on_receive(message)
+        except Exception:
+            logger.exception("the shard's step failed; ending its process")
+            self._end(EXIT_BROKEN)
+            raise
+
+    def on_stop(self) -> None:
+        """Close connections and log: everything that was answered is on disk already."""
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.close()
+        self._service.close()
+
+    def _ready(self, message: Ready) -> None:
+        arrivals: list[Arrival] = []
+        size = 0
+        is_over = False
+        for what, mask in message.events:
+            if isinstance(what, Connection):
+                size += self._serve_connection(what, mask, arrivals, size)
+            elif what is self._listener:
+                self._accept()
+            else:
+                is_over = True
+        self._waiting.extend(arrivals)
+        batch = [
+            self._waiting.popleft() for _ in range(min(len(self._waiting), INBOX_REQUESTS_MAX))
+        ]
+        if batch:
+            self._depart(self._service.serve(batch))
+        if self._is_due():
+            self._depart(self._service.wake())
+        if is_over:
+            self.stop()
+
+    def _is_due(self) -> bool:
+        at_ms = self._service.next_wake_ms()
+        return at_ms is not None and at_ms <= self._service.clock.now_ms()
+
+    def _serve_connection(
+        self, connection: Connection, mask: int, arrivals: list[Arrival], size: int
+    ) -> int:
+        """Read one connection into the batch; return the bytes read."""
+        if connection.is_closed:
+            return 0
+        try:
+            if mask & selectors.EVENT_WRITE and not connection.flush():
+                self.actor_inbox.watch(connection.channel, connection)
+            if not mask & selectors.EVENT_READ or size > INBOX_BYTES_MAX or self._waiting:
+                return 0
+            return self._read(connection, arrivals)
+        except EOFError:
+            self._drop(connection)
+        except WireError as error:
+            logger.warning("closed a connection that does not speak the protocol: %s", error)
+            self._drop(connection)
+        return 0
+
+    def _read(self, connection: Connection, arrivals: list[Arrival]) -> int:
+        size = 0
+        for number, body in connection.read():
+            size += len(body)
+            if connection.is_trusted:
+                arrivals.append(Arrival(connection, number, read_request(body)))
+                continue
+            connection.greet(number, body, self._token)
+            engine = self._service.engine
+            welcome = Welcome(1, engine.state.settings.shard, os.getpid(), engine.log.epoch)
+            self._send(connection, pack_frame(HELLO, encoder.encode(welcome)))
+        return size
+
+    def _accept(self) -> None:
+        try:
+            channel, _ = self._listener.accept()
+        except OSError:
+            return
+        if len(self._connections) >= CONNECTIONS_MAX or not is_own_user(channel):
+            logger.warning("refused a connection: another user's, or over %d", CONNECTIONS_MAX)
+            channel.close()
+            return
+        connection = Connection(channel, self._now_ms())
+        self._connections.add(connection)
+        self.actor_inbox.watch(channel, connection)
+
+    def _drop(self, connection: Connection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.actor_inbox.unwatch(connection.channel)
+            connection.close()
+            self._service.forget(connection)
+
+    def _depart(self, departures: list[Departure]) -> None:
+        """Send each client all its answers of this batch at once."""
+        outgoing: dict[Connection, list[bytes]] = {}
+        for connection, number, answer, frame in departures:
+            if not connection.is_closed:
+                outgoing.setdefault(connection, []).append(pack_answer(number, answer, frame))
+        for connection, frames in outgoing.items():
+            self._send(connection, frames[0] if len(frames) == 1 else b"".join(frames))
+
+    def _send(self, connection: Connection, data: bytes) -> None:
+        try:
+            if connection.send(data):
+                self.actor_inbox.watch(connection.channel, connection, write=True)
+        except EOFError:
+            self._drop(connection)
+
+    def _plan(self) -> None:
+        """Set how long the inbox may wait: until the next thing is due, or a stranger is late."""
+        if self._waiting:
+            self.actor_inbox.timeout_s = 0.0
+            return
+        timeout_s = _IDLE_S
+        at_ms = self._service.next_wake_ms()
+        if at_ms is not None:
+            timeout_s = min(timeout_s, max(0, at_ms - self._service.clock.now_ms()) / 1_000)
+        strangers = [c for c in self._connections if not c.is_trusted]
+        for connection in strangers:
+            left_s = HANDSHAKE_SECONDS_MAX - (self._now_ms() - connection.opened_ms) / 1_000
+            if left_s <= 0:
+                logger.warning("closed a connection that never showed the token")
+                self._drop(connection)
+            else:
+                timeout_s = min(timeout_s, left_s)
+        self.actor_inbox.timeout_s = timeout_s
+
+    @staticmethod
+    def _now_ms() -> int:
+        return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,17 @@
+"""What a shard is told when it starts; the same for all shards of a store but for its number."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from . import limits
+
+
+class Settings(Struct, frozen=True):
+    """Set when a store is opened; not kept in the log."""
+
+    shard: int = 0
+    retention_ms: int = limits.RETENTION_MS_DEFAULT
+    """How long completed and cancelled flows are kept, unless they or their policy say more."""
+    failed_retention_ms: int = limits.FAILED_RETENTION_MS_DEFAULT
+    """Likewise for failed ones."""

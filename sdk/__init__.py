@@ -1,0 +1,1 @@
+"""What an application imports: builds commands, reads answers. Knows no socket, file or shard."""
