@@ -101,12 +101,22 @@ class Claim:
     def _claim_in_turn(self, links: list[Link]) -> None:
         command = self._command
         replies: list[Any] = []
+        rounds = [(link, True) for link in links]
+        if command.expired and command.due:
+            # Expired leases fill up only once no shard has due flows any more.
+            rounds += [(link, False) for link in links]
 
         def step(index: int, left: int, expired_first: int) -> None:
-            if index == len(links) or left == 0:
+            if index == len(rounds) or left == 0:
                 self._finish(replies)
                 return
-            request = replace(command, limit=left, expired_first=min(expired_first, left))
+            link, is_first = rounds[index]
+            first = min(expired_first, left) if is_first else left
+            request = replace(
+                command, limit=left, expired_first=first, due=is_first, expired_after=not is_first
+            )
+            if not command.due:
+                request = replace(command, limit=left, expired_first=left)
 
             def claimed(reply: Any) -> None:
                 replies.append(reply)
@@ -114,7 +124,7 @@ class Claim:
                 reclaimed = sum(1 for record in got if is_reclaimed(record))
                 step(index + 1, left - len(got), max(0, expired_first - reclaimed))
 
-            links[index].submit(request, Part(claimed))
+            link.submit(request, Part(claimed))
 
         step(0, command.limit, command.expired_first)
 

@@ -103,6 +103,21 @@ def open_directory(path: Path, shards: int | None, default_shards: int) -> Direc
     return Directory(path, found["shards"])
 
 
+def is_hosted(path: Path) -> bool:
+    """Whether another process owns the store at the path right now."""
+    try:
+        fd = os.open(path / _OWNER, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def _create(path: Path, shards: int) -> Directory:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

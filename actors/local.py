@@ -86,7 +86,9 @@ class LocalLink:
             service, self._service = self._service, None
             self._refused = Rejected(Refused("store_closed", "the store is closed; open it again"))
         if service is not None:
+            departures = service.dismiss(self._refused)
             service.close()
+            _hand_out(departures)
 
     def _serve(
         self, service: Service, receiver: Receiver, number: int, request: Any

@@ -13,7 +13,7 @@ from ..flow.engine import Answer, Batch, Engine
 from ..flow.host import Clock, SetClock
 from ..flow.limits import RELAXED_SYNC_MS, WAITERS_MAX
 from ..flow.queries import Tick, Unwatch, Watch
-from ..flow.replies import Data, reject
+from ..flow.replies import Data, Rejected, reject
 from .waiters import Waiter, Waiters
 
 _NO_FRAME = bytearray()
@@ -58,7 +58,7 @@ class Service:
         batch = self._step([arrival.request for arrival in asked], now_ms)
         departures = [
             Departure(arrival.caller, arrival.number, answer, batch.frame)
-            for arrival, answer in zip(asked, batch.answers, strict=False)
+            for arrival, answer in zip(asked, batch.answers, strict=True)
         ]
         if len(asked) != len(arrivals):
             for arrival in arrivals:
@@ -77,13 +77,20 @@ class Service:
 
     def next_wake_ms(self) -> int | None:
         """Return when `wake` has something to do next."""
-        times = (self.waiters.next_wake_ms(), self.engine.next_expiry_ms(), self._sync_at_ms)
+        times = (self.waiters.next_wake_ms(), self.engine.next_sweep_ms(), self._sync_at_ms)
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
     def forget(self, caller: Any) -> None:
         """Drop what a caller that has gone was waiting for."""
         if self.waiters:
             self.waiters.forget(caller)
+
+    def dismiss(self, refused: Rejected) -> list[Departure]:
+        """End every watch with a refusal."""
+        return [
+            Departure(waiter.caller, waiter.number, Answer(refused, None), _NO_FRAME)
+            for waiter in self.waiters.clear()
+        ]
 
     def close(self) -> None:
         """Close the engine; what waits is not answered."""
@@ -96,8 +103,10 @@ class Service:
     def _step(self, requests: list[Any], now_ms: int) -> Batch:
         sweep = self.engine.sweep(now_ms)
         if sweep is not None:
-            requests.append(sweep)
+            requests = [sweep, *requests]
         batch = self.engine.step(requests, now_ms, self.clock.order_us())
+        if sweep is not None:
+            batch = Batch(batch.answers[1:], batch.frame)
         if self._relaxed and self._sync_at_ms is None and self.engine.log.has_unsynced:
             self._sync_at_ms = now_ms + RELAXED_SYNC_MS
         return batch

@@ -53,6 +53,13 @@ class Waiters:
         self._wake_at_ms.pop(key, None)
         return self._waiting.pop(key, None)
 
+    def clear(self) -> list[Waiter]:
+        """Take back and return every watch."""
+        ended = list(self._waiting.values())
+        self._waiting.clear()
+        self._wake_at_ms.clear()
+        return ended
+
     def forget(self, caller: Any) -> None:
         """Take back every watch of a caller that has gone."""
         for key in [key for key, waiter in self._waiting.items() if waiter.caller is caller]:

@@ -188,6 +188,8 @@ class ClaimDue(Struct, array_like=True, frozen=True, tag_field="op", tag=10, gc=
     """False: due flows only."""
     expired_first: int
     hydration: Hydration
+    expired_after: bool = True
+    """Whether expired leases also fill what due flows leave free."""
     now_ms: int | None = None
 
 
@@ -228,6 +230,13 @@ class PolicyAdopt(Struct, array_like=True, frozen=True, tag_field="op", tag=14, 
     now_ms: int | None = None
 
 
+class Sweep(Struct, array_like=True, frozen=True, tag_field="op", tag=16, gc=False):
+    """What a shard does by itself: fail what was active too long, remove what is over."""
+
+    limit: int
+    now_ms: int | None = None
+
+
 class RetentionCleanup(Struct, array_like=True, frozen=True, tag_field="op", tag=15, gc=False):
     """Remove ended flows whose retention is over."""
 
@@ -251,4 +260,5 @@ AnyCommand = (
     | PolicySet
     | PolicyAdopt
     | RetentionCleanup
+    | Sweep
 )

@@ -124,21 +124,24 @@ class Engine:
     def _query(self, query: Any, now_ms: int) -> Reply:
         return QUERIES[query.__class__](self, query, now_ms)
 
-    def sweep(self, now_ms: int) -> commands.RetentionCleanup | None:
-        """Return the command that removes what is past its retention, if anything is."""
-        due_ms = self.next_expiry_ms()
+    def sweep(self, now_ms: int) -> commands.Sweep | None:
+        """Return the command that ends and removes what is over, if anything is."""
+        due_ms = self.next_sweep_ms()
         if due_ms is None or due_ms > now_ms:
             return None
-        return commands.RetentionCleanup(SWEEP_ITEMS_MAX, now_ms)
+        return commands.Sweep(SWEEP_ITEMS_MAX, now_ms)
 
     def next_due_ms(self, watch: queries.Watch) -> int | None:
         """Return when a claim with this filter first finds something; None = nothing in sight."""
         return claim.next_at_ms(self.state, watch)
 
-    def next_expiry_ms(self) -> int | None:
-        """Return when the next ended flow has to be removed."""
+    def next_sweep_ms(self) -> int | None:
+        """Return when the next flow has to be ended or removed."""
         entry = head((self.state.expiry, None))
-        return None if entry is None else entry[0]
+        deadline_ms = self.state.deadlines.next_at_ms()
+        if entry is None:
+            return deadline_ms
+        return entry[0] if deadline_ms is None else min(entry[0], deadline_ms)
 
     def sync(self) -> None:
         """Put on disk what relaxed durability has left unsynced."""

@@ -283,7 +283,7 @@ def _check_field(name: str, value: Any) -> None:
                 argument="retry",
             )
     elif name == "exhausted_to":
-        if not isinstance(value, str) or not value or value == RUNNING:
+        if not _is_state(value):
             raise InvalidArgument(
                 f"retry: exhausted_to is a state other than {RUNNING!r}; got {value!r}",
                 argument="retry",
@@ -293,6 +293,15 @@ def _check_field(name: str, value: Any) -> None:
             f"retry: {name} is an integer from 0 to {_BOUNDS[name]}; got {value!r}",
             argument="retry",
         )
+
+
+def _is_state(value: Any) -> bool:
+    if not isinstance(value, str) or not value or value == RUNNING:
+        return False
+    try:
+        return len(value.encode()) <= limits.NAME_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
 
 
 def _backoff_of(fields: Mapping[str, Any]) -> Backoff:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from .definition import Definition
 from .dsl import state_name
 from .job import Claimed, Job
 from .times import duration_ms, instant_ms
-
-if TYPE_CHECKING:
-    from .definition import Definition
 
 _TIMES: Final[dict[str, Callable[[Any, str], int]]] = {
     "block_ms": duration_ms,

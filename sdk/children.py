@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Required, TypedDict, cast
+from typing import Any, Final, Required, TypedDict, cast
 
 from ..flow.record import AttributeValue, FlowRecord
 from .arguments import flow_and_arguments, guards
 from .creation import FLOW_FIELDS, creation_arguments
 from .dsl import state_name
 from .job import Claimed, Job, logical_state
-from .plan import Plan
-
-if TYPE_CHECKING:
-    from .workflow import Workflow
+from .plan import Bound, Plan
 
 WAIT_STATE: Final = "waiting_children"
 SYNONYMS: Final = {
@@ -44,7 +41,7 @@ class ChildSpec(TypedDict, total=False):
     history_max_events: int
 
 
-def child(workflow: type[Workflow], /, **attrs: Any) -> ChildSpec:
+def child(workflow: Bound, /, **attrs: Any) -> ChildSpec:
     """Return a child of this workflow for `fanout`; asks no store.
 
     Takes the attributes of `create`; type, initial state and partition key are filled in. Without
@@ -56,13 +53,13 @@ def child(workflow: type[Workflow], /, **attrs: Any) -> ChildSpec:
     return cast(ChildSpec, {"type": definition.type, **arguments})
 
 
-async def child_async(workflow: type[Workflow], /, **attrs: Any) -> ChildSpec:
+async def child_async(workflow: Bound, /, **attrs: Any) -> ChildSpec:
     """Return a child of this workflow for `fanout`; waits for nothing, like its twin."""
     return child(workflow, **attrs)
 
 
 def spawn_children(
-    workflow: type[Workflow],
+    workflow: Bound,
     /,
     job: str | Claimed,
     children: Iterable[Mapping[str, Any]],

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..flow.limits import LEASE_MS_DEFAULT
 from .arguments import arguments_of, states_of
 from .definition import ANY, Definition, StateDefinition
 from .dsl import StateRef
 from .job import Job
-from .plan import Plan
-
-if TYPE_CHECKING:
-    from .workflow import Workflow
+from .plan import Bound, Plan
 
 States = StateRef | Iterable[StateRef]
 """One state, several, or "any"."""
 
 
 def claim_due(
-    workflow: type[Workflow], /, state: States = ANY, *, worker: str, **options: Any
+    workflow: Bound, /, state: States = ANY, *, worker: str, **options: Any
 ) -> Plan[list[Job]]:
     """Lease due flows for a worker and return them as jobs; nothing due: an empty list.
 
@@ -42,7 +39,7 @@ def claim_due(
 
 
 def reclaim_once(
-    workflow: type[Workflow], /, state: States = ANY, *, worker: str, **options: Any
+    workflow: Bound, /, state: States = ANY, *, worker: str, **options: Any
 ) -> Plan[list[Job]]:
     """Take over flows whose lease has expired, and nothing else, and return them as jobs.
 
@@ -60,7 +57,7 @@ def reclaim_once(
     return Plan("flow_reclaim", (definition.type,), arguments, partial(jobs_of, workflow))
 
 
-def jobs_of(workflow: type[Workflow], records: Iterable[Any]) -> list[Job]:
+def jobs_of(workflow: Any, records: Iterable[Any]) -> list[Job]:
     """Return claimed records as jobs of a workflow."""
     return [Job(workflow, record) for record in records]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..flow.record import FlowRecord
 from .arguments import argument_of
+from .definition import Definition
 from .names import did_you_mean
-from .plan import Plan
-
-if TYPE_CHECKING:
-    from .definition import Definition
-    from .workflow import Workflow
+from .plan import Bound, Plan
 
 FLOW_FIELDS: Final = frozenset(
     (
@@ -37,7 +34,7 @@ CREATE_FIELDS: Final = ITEM_FIELDS | {"now_ms"}
 BATCH_OPTIONS: Final = frozenset(("independent", "now_ms"))
 
 
-def create(workflow: type[Workflow], /, **attrs: Any) -> Plan[FlowRecord]:
+def create(workflow: Bound, /, **attrs: Any) -> Plan[FlowRecord]:
     """Create a flow in the workflow's initial state, or in `state`, and return its record.
 
     Takes the fields of `flow_create` and the names of partition_by, or `partition_key` in their
@@ -57,7 +54,7 @@ def create(workflow: type[Workflow], /, **attrs: Any) -> Plan[FlowRecord]:
 
 
 def create_many(
-    workflow: type[Workflow], /, items: Iterable[Mapping[str, Any]], **options: Any
+    workflow: Bound, /, items: Iterable[Mapping[str, Any]], **options: Any
 ) -> Plan[list[FlowRecord]]:
     """Create up to 1,000 flows, each given as the attributes of `create`, in the order given.
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
 from ..flow.errors import InvalidArgument
 from ..flow.policy import Retry
 from ..flow.record import COMPLETED, FAILED
+from .job import Job
 
-if TYPE_CHECKING:
-    from .job import Job
-
-Handler = Callable[["Job"], Any]
+Handler = Callable[[Job], Any]
 """Does the work of one state; returns an outcome, or an awaitable of one."""
 H = TypeVar("H", bound=Callable[..., Any])
 Mode = Literal["parallel", "fifo"]

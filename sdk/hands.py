@@ -209,7 +209,9 @@ class Hands:
         try:
             release(self._workflow, job).run(self._workflow.bound_store())
         except Exception:
-            self._tell(logging.WARNING, "could not be given back; its lease will run out", job)
+            self._tell(
+                logging.WARNING, "not given back; its lease will run out", job, exc_info=True
+            )
         else:
             self.count("released")
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
 from ..flow.record import AttributeValue, FlowRecord
-
-if TYPE_CHECKING:
-    from .workflow import Workflow
 
 
 class Job(Struct, frozen=True):
@@ -22,8 +19,8 @@ class Job(Struct, frozen=True):
         charge(sf.Job(BillingFlow, SimpleNamespace(id="i9", payload={"amount": 4200})))
     """
 
-    workflow: type[Workflow]
-    """The workflow that claimed it."""
+    workflow: type[Any]
+    """The workflow that claimed it, a class."""
     record: FlowRecord
     """All that the claim returned."""
 

@@ -8,10 +8,10 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
-from ..actors.directory import Directory, open_directory
+from ..actors.directory import Directory, is_hosted, open_directory
 from ..actors.ports import LocalPort, ProcessPort
 from ..flow import limits
-from ..flow.errors import InvalidArgument, StoreConfigError, StoreLocked
+from ..flow.errors import InvalidArgument, StoreConfigError, StoreLocked, StoreNotRunning
 from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemClock
 from ..flow.settings import Settings
 from .checks import check_bool, check_int, not_yet
@@ -60,14 +60,17 @@ def open_store(
         CorruptLog: the only shard's log is damaged; with several, the others go on.
     """
     where = Path(path).absolute()
-    settings = _settings(retention_ms, failed_retention_ms)
-    manual = _check_clock(clock)
-    _check_choices(durability, role)
+    settings = settings_of(retention_ms, failed_retention_ms)
+    manual = check_clock(clock)
+    check_choices(durability, role)
     check_bool(in_process, "in_process")
-    timeout_s = _check_timeout(timeout)
+    timeout_s = check_timeout(timeout)
     check_int(max_value_bytes, "max_value_bytes", 1, limits.VALUE_BYTES_CEILING)
     if shards is not None:
         check_int(shards, "shards", 1, limits.SHARDS_MAX)
+    if role == "attach":
+        _check_hosted(where)
+        raise not_yet('role="attach"')
     default = min(os.cpu_count() or 1, limits.SHARDS_DEFAULT_MAX)
     directory = open_directory(where, shards, default)
     release = _take(where, directory)
@@ -141,6 +144,13 @@ def default_store() -> Store:
     return stores[0]
 
 
+def _check_hosted(where: Path) -> None:
+    if not is_hosted(where):
+        raise StoreNotRunning(
+            f'no process hosts {where}: open it with role="auto" or role="host"', path=str(where)
+        )
+
+
 def _take(where: Path, directory: Directory) -> Any:
     """Make this process, and this store in it, the directory's owner; return what undoes it."""
     with _registry_lock:
@@ -162,14 +172,14 @@ def _take(where: Path, directory: Directory) -> Any:
     return release
 
 
-def _settings(retention_ms: Any, failed_retention_ms: Any) -> Settings:
+def settings_of(retention_ms: Any, failed_retention_ms: Any) -> Settings:
     return Settings(
         retention_ms=duration_ms(retention_ms, "retention_ms"),
         failed_retention_ms=duration_ms(failed_retention_ms, "failed_retention_ms"),
     )
 
 
-def _check_clock(clock: Clock | None) -> bool:
+def check_clock(clock: Clock | None) -> bool:
     """Return whether time stands still between `advance`s."""
     if clock is None:
         return False
@@ -180,18 +190,16 @@ def _check_clock(clock: Clock | None) -> bool:
     return True
 
 
-def _check_choices(durability: str, role: str) -> None:
+def check_choices(durability: str, role: str) -> None:
     if durability not in ("sync", "relaxed"):
         raise InvalidArgument(
             f'durability is "sync" or "relaxed"; got {durability!r}', argument="durability"
         )
     if role not in ("auto", "host", "attach"):
         raise InvalidArgument(f'role is "auto", "host" or "attach"; got {role!r}', argument="role")
-    if role == "attach":
-        raise not_yet('role="attach"')
 
 
-def _check_timeout(timeout: Any) -> float:
+def check_timeout(timeout: Any) -> float:
     if isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout > 0:
         return float(timeout)
     raise InvalidArgument(

@@ -6,15 +6,28 @@ import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from .flowstore import FlowStore
+from .definition import Definition
+from .flowstore import FlowStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Bound(Protocol):
+    """What the functions of a workflow need of its class."""
+
+    @property
+    def definition(self) -> Definition:
+        """What it declares."""
+        ...
+
+    def bound_store(self) -> FlowStore:
+        """Return the store that the next call goes to."""
+        ...
 
 
 class Plan(Struct, Generic[T], frozen=True):
@@ -71,6 +84,11 @@ def awaits(
 
     show_answer(run)
     return classmethod(run)
+
+
+def runs_itself(function: Callable[Concatenate[Any, P], T]) -> classmethod[Any, P, T]:
+    """Make a function of a workflow out of one that calls the store itself, or not at all."""
+    return classmethod(function)
 
 
 def awaits_itself(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .arguments import arguments_of
-from .plan import Plan
-
-if TYPE_CHECKING:
-    from .definition import StateDefinition
-    from .workflow import Workflow
+from .definition import StateDefinition
+from .plan import Bound, Plan
 
 
-def install_policy(workflow: type[Workflow], /, replace: bool = True, **options: Any) -> Plan[Any]:
+def install_policy(workflow: Bound, /, replace: bool = True, **options: Any) -> Plan[Any]:
     """Store the retry and the fifo mode of every state, so that they hold for other clients too.
 
     Replaces the whole stored policy of the type, what operators set by hand included; with

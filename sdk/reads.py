@@ -9,14 +9,13 @@ from .arguments import arguments_of, flow_and_arguments, states_of
 from .claims import States
 from .definition import ANY
 from .job import Claimed
-from .plan import Plan
+from .plan import Bound, Plan
 
 if TYPE_CHECKING:
     from .requests.reading import Page
-    from .workflow import Workflow
 
 
-def get(workflow: type[Workflow], /, id: str | Claimed, **options: Any) -> Plan[FlowRecord | None]:
+def get(workflow: Bound, /, id: str | Claimed, **options: Any) -> Plan[FlowRecord | None]:
     """Return a flow's record, or None if there is none.
 
     The partition is named by `partition_key`, or by the parts of partition_by as keywords; without
@@ -27,15 +26,13 @@ def get(workflow: type[Workflow], /, id: str | Claimed, **options: Any) -> Plan[
     return Plan("flow_get", (flow_id,), arguments)
 
 
-def history(
-    workflow: type[Workflow], /, id: str | Claimed, **options: Any
-) -> Plan[list[HistoryEvent]]:
+def history(workflow: Bound, /, id: str | Claimed, **options: Any) -> Plan[list[HistoryEvent]]:
     """Return what happened to a flow, oldest first. Options are those of `flow_history`."""
     flow_id, arguments = flow_and_arguments(workflow.definition, id, options)
     return Plan("flow_history", (flow_id,), arguments)
 
 
-def list_flows(workflow: type[Workflow], /, state: States = ANY, **options: Any) -> Plan[Page]:
+def list_flows(workflow: Bound, /, state: States = ANY, **options: Any) -> Plan[Page]:
     """List flows in a state, several, or any, a page at a time, by time of their last change.
 
     The answer's `after` is the cursor of the next page. Options are those of `flow_list`.
@@ -45,38 +42,38 @@ def list_flows(workflow: type[Workflow], /, state: States = ANY, **options: Any)
     return Plan("flow_list", (definition.type,), arguments)
 
 
-def by_parent(workflow: type[Workflow], /, id: str, **options: Any) -> Plan[Page]:
+def by_parent(workflow: Bound, /, id: str, **options: Any) -> Plan[Page]:
     """List the children of a flow, of any type. Options are those of `flow_by_parent`."""
     return Plan("flow_by_parent", (id,), arguments_of(workflow.definition, options))
 
 
-def by_root(workflow: type[Workflow], /, id: str, **options: Any) -> Plan[Page]:
+def by_root(workflow: Bound, /, id: str, **options: Any) -> Plan[Page]:
     """List the tree under a flow, of any type. Options are those of `flow_by_root`."""
     return Plan("flow_by_root", (id,), arguments_of(workflow.definition, options))
 
 
-def by_correlation(workflow: type[Workflow], /, id: str, **options: Any) -> Plan[Page]:
+def by_correlation(workflow: Bound, /, id: str, **options: Any) -> Plan[Page]:
     """List the flows with a correlation id, of any type."""
     return Plan("flow_by_correlation", (id,), arguments_of(workflow.definition, options))
 
 
-def info(workflow: type[Workflow], /, **options: Any) -> Plan[Any]:
+def info(workflow: Bound, /, **options: Any) -> Plan[Any]:
     """Count the workflow's flows, by state."""
     definition = workflow.definition
     return Plan("flow_info", (definition.type,), arguments_of(definition, options))
 
 
-def stuck(workflow: type[Workflow], /, **options: Any) -> Plan[list[FlowRecord]]:
+def stuck(workflow: Bound, /, **options: Any) -> Plan[list[FlowRecord]]:
     """List flows whose lease has expired and that nobody took over; see `older_than_ms`."""
     definition = workflow.definition
     return Plan("flow_stuck", (definition.type,), arguments_of(definition, options))
 
 
-def children(workflow: type[Workflow], /, job: str | Claimed, **options: Any) -> Plan[Page]:
+def children(workflow: Bound, /, job: str | Claimed, **options: Any) -> Plan[Page]:
     """List the children of a job, in whatever partitions they live; an id does as well."""
     return by_parent(workflow, job if isinstance(job, str) else job.id, **options)
 
 
-def waiting_children(workflow: type[Workflow], /, job: str | Claimed, **options: Any) -> Plan[Page]:
+def waiting_children(workflow: Bound, /, job: str | Claimed, **options: Any) -> Plan[Page]:
     """List the children of a job that have not ended; `count` counts these alone."""
     return children(workflow, job, terminal=False, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..flow.errors import InvalidArgument, StaleLease
 from ..flow.record import FlowRecord
@@ -12,10 +12,8 @@ from .definition import ANY, Definition
 from .dsl import Handler
 from .job import Job
 from .outcome import is_async, outcome_of, outcome_of_async
+from .plan import Bound
 from .settles import settle
-
-if TYPE_CHECKING:
-    from .workflow import Workflow
 
 Settled = FlowRecord | None
 """The record after the handler's command; None after NOREPLY."""
@@ -23,7 +21,7 @@ SettledList = list[Settled]
 
 
 def run_once(
-    workflow: type[Workflow],
+    workflow: Bound,
     /,
     state: States = ANY,
     *,
@@ -53,7 +51,7 @@ def run_once(
 
 
 async def run_once_async(
-    workflow: type[Workflow],
+    workflow: Bound,
     /,
     state: States = ANY,
     *,
@@ -79,7 +77,7 @@ async def run_once_async(
     return settled
 
 
-def handle(workflow: type[Workflow], /, job: Job, handler: Handler | None = None) -> Settled:
+def handle(workflow: Bound, /, job: Job, handler: Handler | None = None) -> Settled:
     """Call the handler for a claimed job and do what its outcome asks for.
 
     Only the handler's own code is guarded: an error of the store reaches the caller, and no
@@ -92,9 +90,7 @@ def handle(workflow: type[Workflow], /, job: Job, handler: Handler | None = None
     return None if plan is None else plan.run(workflow.bound_store())
 
 
-async def handle_async(
-    workflow: type[Workflow], /, job: Job, handler: Handler | None = None
-) -> Settled:
+async def handle_async(workflow: Bound, /, job: Job, handler: Handler | None = None) -> Settled:
     """Call the handler for a claimed job and do what its outcome asks for.
 
     The handler may be a coroutine function; a plain one runs in a thread. Otherwise like its twin.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..flow.errors import InvalidArgument
 from ..flow.limits import BACKOFF_MS_MAX
@@ -25,16 +25,11 @@ from .outcome import (
     Transition,
     reason_of,
 )
-from .plan import Plan
+from .plan import Bound, Plan
 from .times import duration_ms
 
-if TYPE_CHECKING:
-    from .workflow import Workflow
 
-
-def ok(
-    workflow: type[Workflow], /, job: Claimed, result: Any = None, **options: Any
-) -> Plan[FlowRecord]:
+def ok(workflow: Bound, /, job: Claimed, result: Any = None, **options: Any) -> Plan[FlowRecord]:
     """Do what the job's state declares as `on_ok`: complete, or move on.
 
     A completed flow keeps the result; a flow that moves on takes it along as its new payload, and
@@ -50,9 +45,7 @@ def ok(
     return transition(workflow, job, target, result, **options)
 
 
-def error(
-    workflow: type[Workflow], /, job: Claimed, reason: Any = None, **options: Any
-) -> Plan[FlowRecord]:
+def error(workflow: Bound, /, job: Claimed, reason: Any = None, **options: Any) -> Plan[FlowRecord]:
     """Do what the job's state declares as `on_error`: retry, fail, or move on.
 
     The reason becomes the flow's error; an exception is told by class and message. A flow that
@@ -67,7 +60,7 @@ def error(
 
 
 def transition(
-    workflow: type[Workflow], /, job: Claimed, to: StateRef, payload: Any = None, **options: Any
+    workflow: Bound, /, job: Claimed, to: StateRef, payload: Any = None, **options: Any
 ) -> Plan[FlowRecord]:
     """Move the job to another declared state, due now; a payload of None keeps the present one.
 
@@ -82,14 +75,14 @@ def transition(
 
 
 def complete(
-    workflow: type[Workflow], /, job: Claimed, result: Any = None, **options: Any
+    workflow: Bound, /, job: Claimed, result: Any = None, **options: Any
 ) -> Plan[FlowRecord]:
     """End the job well, whatever its state declares."""
     return _settle("flow_complete", workflow, job, "result", result, options)
 
 
 def retry(
-    workflow: type[Workflow],
+    workflow: Bound,
     /,
     job: Claimed,
     reason: Any = None,
@@ -116,15 +109,13 @@ def retry(
     return _settle("flow_retry", workflow, job, "error", reason_of(reason), options, arguments)
 
 
-def fail(
-    workflow: type[Workflow], /, job: Claimed, reason: Any = None, **options: Any
-) -> Plan[FlowRecord]:
+def fail(workflow: Bound, /, job: Claimed, reason: Any = None, **options: Any) -> Plan[FlowRecord]:
     """End the job badly, whatever its state declares."""
     return _settle("flow_fail", workflow, job, "error", reason_of(reason), options)
 
 
 def extend_lease(
-    workflow: type[Workflow],
+    workflow: Bound,
     /,
     job: Claimed,
     lease_ms: int | timedelta | None = None,
@@ -138,7 +129,7 @@ def extend_lease(
     return _settle("flow_extend_lease", workflow, job, "", None, given)
 
 
-def settle(workflow: type[Workflow], /, job: Claimed, outcome: Outcome) -> Plan[FlowRecord] | None:
+def settle(workflow: Bound, /, job: Claimed, outcome: Outcome) -> Plan[FlowRecord] | None:
     """Return the one command that an outcome becomes; None for NOREPLY.
 
     An outcome that cannot become a command, such as a transition to an undeclared state, is the
@@ -150,14 +141,14 @@ def settle(workflow: type[Workflow], /, job: Claimed, outcome: Outcome) -> Plan[
         return error(workflow, job, cause)
 
 
-def release(workflow: type[Workflow], /, job: Claimed) -> Plan[FlowRecord]:
+def release(workflow: Bound, /, job: Claimed) -> Plan[FlowRecord]:
     """Give the job back unworked: due now, in its state, with no attempt charged."""
     state = logical_state(job)
     arguments = {"lease_token": job.lease_token, **guards(job)}
     return Plan("flow_transition", (job.id, state, state), arguments)
 
 
-def _command(workflow: type[Workflow], job: Claimed, outcome: Outcome) -> Plan[FlowRecord] | None:
+def _command(workflow: Bound, job: Claimed, outcome: Outcome) -> Plan[FlowRecord] | None:
     match outcome:
         case Ok(value):
             return ok(workflow, job, value)
@@ -175,7 +166,7 @@ def _command(workflow: type[Workflow], job: Claimed, outcome: Outcome) -> Plan[F
             return fail(workflow, job, reason)
 
 
-def _state_of(workflow: type[Workflow], job: Claimed) -> StateDefinition:
+def _state_of(workflow: Bound, job: Claimed) -> StateDefinition:
     definition = workflow.definition
     if job.type != definition.type:
         raise InvalidArgument(
@@ -188,7 +179,7 @@ def _state_of(workflow: type[Workflow], job: Claimed) -> StateDefinition:
 
 def _settle(
     command: str,
-    workflow: type[Workflow],
+    workflow: Bound,
     job: Claimed,
     name: str,
     value: Any,
@@ -202,7 +193,7 @@ def _settle(
 
 
 def _cancel(
-    workflow: type[Workflow], job: Claimed, reason: Any, options: Mapping[str, Any]
+    workflow: Bound, job: Claimed, reason: Any, options: Mapping[str, Any]
 ) -> Plan[FlowRecord]:
     arguments = {"lease_token": job.lease_token, **guards(job)}
     _bring(workflow, arguments, "reason", reason, options)
@@ -210,7 +201,7 @@ def _cancel(
 
 
 def _bring(
-    workflow: type[Workflow],
+    workflow: Bound,
     arguments: dict[str, Any],
     name: str,
     value: Any,

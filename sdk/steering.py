@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..flow.record import FlowRecord
 from .arguments import flow_and_arguments, lease_guards
 from .job import Claimed
-from .plan import Plan
-
-if TYPE_CHECKING:
-    from .workflow import Workflow
+from .plan import Bound, Plan
 
 
-def cancel(workflow: type[Workflow], /, id: str | Claimed, **options: Any) -> Plan[FlowRecord]:
+def cancel(workflow: Bound, /, id: str | Claimed, **options: Any) -> Plan[FlowRecord]:
     """End a flow from outside. A leased one needs force=True, or its job in place of the id.
 
     The partition is named by `partition_key` or by the parts of partition_by, as everywhere an id
@@ -23,9 +20,7 @@ def cancel(workflow: type[Workflow], /, id: str | Claimed, **options: Any) -> Pl
     return Plan("flow_cancel", (flow_id,), {**lease_guards(id), **arguments})
 
 
-def signal(
-    workflow: type[Workflow], /, id: str | Claimed, signal: str, **options: Any
-) -> Plan[FlowRecord]:
+def signal(workflow: Bound, /, id: str | Claimed, signal: str, **options: Any) -> Plan[FlowRecord]:
     """Tell a flow that something happened, and move it if `transition_to` says so.
 
     Options are those of `flow_signal`.
@@ -35,7 +30,7 @@ def signal(
 
 
 def rewind(
-    workflow: type[Workflow], /, id: str | Claimed, to_event: str, **options: Any
+    workflow: Bound, /, id: str | Claimed, to_event: str, **options: Any
 ) -> Plan[FlowRecord]:
     """Take a flow back to what it was after one of its events. Options are of `flow_rewind`."""
     flow_id, arguments = flow_and_arguments(workflow.definition, id, options)

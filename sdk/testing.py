@@ -11,10 +11,16 @@ from ..flow import limits
 from ..flow.errors import InvalidArgument
 from ..flow.host import Files, SetClock, SystemClock
 from ..flow.memory import MemoryFiles
-from ..flow.settings import Settings
 from .checks import check_int
 from .codecs import Codec
-from .opening import make_store
+from .opening import (
+    Durability,
+    check_choices,
+    check_clock,
+    check_timeout,
+    make_store,
+    settings_of,
+)
 from .store import Store
 from .times import duration_ms
 
@@ -67,17 +73,19 @@ def memory_store(
     max_value_bytes: int = limits.VALUE_BYTES_DEFAULT,
     timeout: float = limits.TIMEOUT_S_DEFAULT,
     codec: Codec | None = None,
+    durability: Durability = "sync",
 ) -> Store:
     """Open a store that lives in memory: the same decisions and the same log, no disk, no process.
 
-    Without a clock it goes by the wall clock.
+    Without a clock it goes by the wall clock. The options are those of `shardflow.open`.
     """
     check_int(shards, "shards", 1, limits.SHARDS_MAX)
+    check_int(max_value_bytes, "max_value_bytes", 1, limits.VALUE_BYTES_CEILING)
+    check_clock(clock)
+    check_choices(durability, "auto")
     files: list[Files] = [MemoryFiles() for _ in range(shards)]
-    settings = Settings(
-        retention_ms=duration_ms(retention_ms, "retention_ms"),
-        failed_retention_ms=duration_ms(failed_retention_ms, "failed_retention_ms"),
-    )
+    settings = settings_of(retention_ms, failed_retention_ms)
+    timeout_s = check_timeout(timeout)
     actual = clock or SystemClock()
-    port = LocalPort(files, settings, actual, sync=True, manual=clock is not None)
-    return make_store(port, clock, codec, max_value_bytes, timeout, None, lambda: None)
+    port = LocalPort(files, settings, actual, sync=durability == "sync", manual=clock is not None)
+    return make_store(port, clock, codec, max_value_bytes, timeout_s, None, lambda: None)

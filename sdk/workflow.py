@@ -15,7 +15,7 @@ from . import claims, creation, policy, reads, running, settles, steering
 from .definition import Definition, define
 from .dsl import State, StateRef
 from .flowstore import FlowStore
-from .plan import awaits, awaits_itself, waits
+from .plan import awaits, awaits_itself, runs_itself, waits
 
 StoreSource = FlowStore | Callable[[], FlowStore]
 W = TypeVar("W", bound="Workflow")
@@ -139,10 +139,10 @@ class Workflow:
 
     create = waits(creation.create)
     create_many = waits(creation.create_many)
-    child = classmethod(family.child)
+    child = runs_itself(family.child)
     claim_due = waits(claims.claim_due)
-    run_once = classmethod(running.run_once)
-    handle = classmethod(running.handle)
+    run_once = runs_itself(running.run_once)
+    handle = runs_itself(running.handle)
     reclaim_once = waits(claims.reclaim_once)
     ok = waits(settles.ok)
     error = waits(settles.error)

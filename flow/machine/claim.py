@@ -12,6 +12,7 @@ from ..limits import INTEGER_MAX
 from ..queries import Probe, Watch
 from ..record import RUNNING, Record
 from ..replies import Done, Heads, Outcome, Reply
+from .expiry import refuse_overdue
 from .retry import exhausted, told
 from .state import ShardState
 from .turn import Turn
@@ -28,9 +29,8 @@ def claim_due(state: ShardState, command: ClaimDue, turn: Turn) -> Reply:
     if command.expired and command.expired_first:
         _take_expired(state, wanted, command.expired_first, taken, turn)
     if command.due and len(taken) < command.limit:
-        due = state.due.take_due(wanted, turn.now_ms, command.limit - len(taken))
-        taken += [(entry[3], False) for entry in due]
-    if command.expired and len(taken) < command.limit:
+        _take_due(state, wanted, command.limit, taken, turn)
+    if command.expired and command.expired_after and len(taken) < command.limit:
         _take_expired(state, wanted, command.limit, taken, turn)
     if not taken:
         return Done([])
@@ -72,6 +72,22 @@ def _grant(taken: list[tuple[Slot, bool]], command: ClaimDue, turn: Turn) -> lis
     return granted
 
 
+def _take_due(
+    state: ShardState, wanted: Filter, upto: int, taken: list[tuple[Slot, bool]], turn: Turn
+) -> None:
+    """Take due flows until `taken` has `upto`; those active for too long are ended instead."""
+    while len(taken) < upto:
+        entries = state.due.take_due(wanted, turn.now_ms, upto - len(taken))
+        if not state.deadlines:
+            taken += [(entry[3], False) for entry in entries]
+            return
+        if not entries:
+            return
+        for entry in entries:
+            if refuse_overdue(state, entry[3], turn) is None:
+                taken.append((entry[3], False))
+
+
 def _take_expired(
     state: ShardState, wanted: Filter, upto: int, taken: list[tuple[Slot, bool]], turn: Turn
 ) -> None:
@@ -84,6 +100,8 @@ def _take_expired(
             slot = entry[3]
             record = slot.record
             assert record is not None and record.run_state is not None
+            if refuse_overdue(state, slot, turn) is not None:
+                continue
             rule = state.policies.rule(record.type, record.run_state)
             if record.reclaims < rule.max_reclaims:
                 taken.append((slot, True))

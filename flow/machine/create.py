@@ -19,13 +19,19 @@ from .turn import Turn
 from .values import name_values
 
 _DIGEST_BYTES = 8
-_encode = Encoder().encode
+_encode = Encoder(order="deterministic").encode
+# Equal attributes in another order are equal arguments.
 
 
 def create(state: ShardState, command: Create, turn: Turn) -> Reply:
     """Create each item's flow."""
     return decide_items(
-        state, command.items, create_item, turn, independent=command.independent
+        state,
+        command.items,
+        create_item,
+        turn,
+        independent=command.independent,
+        ends_overdue=False,
     )
 
 
@@ -37,7 +43,7 @@ def create_item(state: ShardState, item: NewFlow, turn: Turn) -> Outcome:
         taken = _taken(state, slot, item, digest, turn)
         if taken is not None:
             return taken
-    return turn.put(Slot(), new_record(item, digest, turn))
+    return turn.put(Slot(), new_record(item, digest, _max_active_ms(state, item), turn))
 
 
 def _taken(
@@ -65,7 +71,15 @@ def _taken(
     return record
 
 
-def new_record(item: NewFlow, digest: bytes, turn: Turn) -> Record:
+def _max_active_ms(state: ShardState, item: NewFlow) -> int | None:
+    """Return how long the flow may be active: its own word, else its type's policy."""
+    if item.max_active_ms is not None:
+        return item.max_active_ms
+    stored = state.policies.get(item.type)
+    return None if stored is None else stored.policy.get("max_active_ms")
+
+
+def new_record(item: NewFlow, digest: bytes, max_active_ms: int | None, turn: Turn) -> Record:
     """Return the first record of a flow."""
     now_ms = turn.now_ms
     payload = item.payload
@@ -88,11 +102,11 @@ def new_record(item: NewFlow, digest: bytes, turn: Turn) -> Record:
         payload_size=0 if payload is None else len(payload),
         digest=digest,
         event="created",
-        extras=_extras(item, turn),
+        extras=_extras(item, max_active_ms, turn),
     )
 
 
-def _extras(item: NewFlow, turn: Turn) -> Extras | None:
+def _extras(item: NewFlow, max_active_ms: int | None, turn: Turn) -> Extras | None:
     if (
         item.correlation_id is None
         and item.parent_flow_id is None
@@ -100,7 +114,7 @@ def _extras(item: NewFlow, turn: Turn) -> Extras | None:
         and not item.attributes
         and not item.values
         and item.retention_ttl_ms is None
-        and item.max_active_ms is None
+        and max_active_ms is None
         and item.history_max_events is None
     ):
         return None
@@ -113,7 +127,7 @@ def _extras(item: NewFlow, turn: Turn) -> Extras | None:
         attributes=item.attributes or None,
         values=named,
         retention_ttl_ms=item.retention_ttl_ms,
-        max_active_ms=item.max_active_ms,
+        max_active_ms=max_active_ms,
         history_max_events=item.history_max_events,
     )
 

@@ -38,4 +38,5 @@ TABLE: dict[type, Decide] = {
     commands.PolicySet: _policy_set,
     commands.PolicyAdopt: _policy_adopt,
     commands.RetentionCleanup: expiry.retention_cleanup,
+    commands.Sweep: expiry.sweep,
 }

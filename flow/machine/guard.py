@@ -9,6 +9,7 @@ from ..commands import Item
 from ..errors import Refused
 from ..record import RUNNING, Record
 from ..replies import Done, Outcome
+from .expiry import refuse_overdue
 from .state import ShardState
 from .turn import Turn
 
@@ -23,13 +24,18 @@ def decide_items(
     turn: Turn,
     *,
     independent: bool,
+    ends_overdue: bool = True,
 ) -> Done:
     """Decide each item; unless independent, one refusal takes back the whole group."""
+    overdue = _overdue(state, items, turn) if ends_overdue and state.deadlines else {}
     mark = turn.mark()
     outcomes: list[Outcome] = []
     refused = False
     for item in items:
-        outcome = decide_item(state, item, turn)
+        if overdue and (item.partition_key, item.id) in overdue:
+            outcome: Outcome = overdue[item.partition_key, item.id]
+        else:
+            outcome = decide_item(state, item, turn)
         if outcome.__class__ is Refused:
             refused = True
         outcomes.append(outcome)
@@ -37,6 +43,19 @@ def decide_items(
         return Done(outcomes)
     turn.back_to(mark)
     return Done([_aborted(outcome) for outcome in outcomes], applied=False)
+
+
+def _overdue(
+    state: ShardState, items: Sequence[Item], turn: Turn
+) -> dict[tuple[str | None, str], Refused]:
+    """End the flows that have been active too long: they stay ended if the group is taken back."""
+    refused: dict[tuple[str | None, str], Refused] = {}
+    for item in items:
+        slot = state.find(item.partition_key, item.id, turn.now_ms)
+        refusal = refuse_overdue(state, slot, turn)
+        if refusal is not None:
+            refused[item.partition_key, item.id] = refusal
+    return refused
 
 
 def _aborted(outcome: Outcome) -> Refused:

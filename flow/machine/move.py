@@ -11,6 +11,7 @@ from ..errors import Refused
 from ..limits import INTEGER_MAX
 from ..record import RUNNING, TERMINAL_STATES, Record
 from ..replies import Done, Outcome, Reply
+from .expiry import refuse_overdue
 from .guard import check_lease, decide_items, not_found, refuse, settle_mark, stale
 from .state import ShardState
 from .turn import Turn
@@ -113,6 +114,8 @@ def step_continue(state: ShardState, command: StepContinue, turn: Turn) -> Reply
     slot = state.find(item.partition_key, item.id, turn.now_ms)
     if slot is None:
         return Done([not_found(item)], applied=False)
+    if (overdue := refuse_overdue(state, slot, turn)) is not None:
+        return Done([overdue], applied=False)
     record = slot.record
     assert record is not None
     operation = f"step_continue:{item.from_state}:{item.to_state}"
@@ -134,7 +137,7 @@ def step_continue(state: ShardState, command: StepContinue, turn: Turn) -> Reply
         lease_token=turn.tokens(1)[0],
         lease_deadline_ms=min(turn.now_ms + command.lease_ms, INTEGER_MAX),
         settled=settle_mark(operation, record.lease_token, record.fencing_token),
-        event="step_continue",
+        event="step_continued",
         event_from=record.run_state,
         event_worker=record.lease_owner,
         event_details=None,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from .. import limits
 from ..events import Dropped, PolicyStored
 from ..host import Entropy
+from ..index.deadlines import Deadlines
 from ..index.due import DueIndex
 from ..index.lineage import LineageIndex
 from ..index.listing import Listing
@@ -29,6 +30,7 @@ class ShardState:
         self.lineage = LineageIndex()
         self.listing = Listing()
         self.policies = Policies()
+        self.deadlines = Deadlines()
         self.expiry = TimeQueue()
         """Ended flows by the time of their removal."""
         self.waiting: Counter[tuple[str, str]] = Counter()
@@ -93,6 +95,7 @@ class ShardState:
             self.table.add(slot)
             if record.extras is not None:
                 self.lineage.enter(slot, record)
+                self.deadlines.enter(slot, record)
         else:
             assert record.version == old.version + 1, "one version per write"
             assert record.fencing_token >= old.fencing_token, "fencing tokens never fall"
@@ -161,6 +164,7 @@ class ShardState:
             assert record is not None
             if record.extras is not None:
                 self.lineage.enter(slot, record)
+                self.deadlines.enter(slot, record)
             self._enter(slot, record)
             self.last_order = max(self.last_order, record.state_seq)
 

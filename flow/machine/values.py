@@ -12,6 +12,7 @@ from ..errors import Refused
 from ..limits import ATTRIBUTES_MAX, NAMED_VALUES_MAX
 from ..record import NO_EXTRAS, Extras, NamedValue, Record, value_ref
 from ..replies import Data, Done, Reply
+from .expiry import refuse_overdue
 from .guard import not_found, refuse
 from .state import ShardState
 from .turn import Turn
@@ -94,6 +95,8 @@ def value_put(state: ShardState, command: ValuePut, turn: Turn) -> Reply:
     slot = state.find(command.partition_key, command.id, turn.now_ms)
     if slot is None:
         return Done([not_found_named(command)], applied=False)
+    if (overdue := refuse_overdue(state, slot, turn)) is not None:
+        return Done([overdue], applied=False)
     record = slot.record
     assert record is not None
     extras = record.extras or NO_EXTRAS

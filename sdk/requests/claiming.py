@@ -69,7 +69,7 @@ class Claiming(Requests):
             expired,
             -(-limit * ratio // 100) if expired and limit > 1 else 0,
             hydration_of(payload, payload_max_bytes, values),
-            now_of(now_ms),
+            now_ms=now_of(now_ms),
         )
         wait_ms = None if block_ms is None else duration_ms(block_ms, "block_ms")
         return Ask(command, self._records, wait_ms)
@@ -111,7 +111,7 @@ class Claiming(Requests):
             True,
             limit,
             hydration_of(payload, payload_max_bytes, values),
-            now_of(now_ms),
+            now_ms=now_of(now_ms),
         )
         wait_ms = None if block_ms is None else duration_ms(block_ms, "block_ms")
         return Ask(command, self._records, wait_ms)

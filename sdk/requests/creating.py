@@ -21,7 +21,6 @@ from ..checks import (
     check_name,
     check_name_or_none,
     check_open_state,
-    not_yet,
 )
 from ..times import duration_ms, instant_ms
 from .ask import Ask, Requests, now_of, read_batch, read_each, read_one
@@ -181,8 +180,6 @@ class Creating(Requests):
         history_max_events: int | None = None,
     ) -> NewFlow:
         """Check and pack one flow's creation arguments."""
-        if max_active_ms is not None:
-            raise not_yet("max_active_ms")
         if retention_ttl_ms is not None:
             retention_ttl_ms = duration_ms(retention_ttl_ms, "retention_ttl_ms")
         if history_max_events is not None:
@@ -201,10 +198,17 @@ class Creating(Requests):
             check_attributes(attributes),
             self._pack_named(values),
             retention_ttl_ms,
-            None,
+            active_ms_of(max_active_ms),
             history_max_events,
             check_bool(idempotent, "idempotent"),
         )
+
+
+def active_ms_of(max_active_ms: Any) -> int | None:
+    """Return how long a flow may stay active, in ms, at least 1; None = for ever."""
+    if max_active_ms is None:
+        return None
+    return check_int(duration_ms(max_active_ms, "max_active_ms"), "max_active_ms", 1)
 
 
 def check_lease(lease_ms: Any) -> int:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from ...flow import commands, queries
 from ...flow.errors import InvalidArgument
 from ...flow.limits import POLICY_STATES_MAX
 from ...flow.policy import Backoff, Retry, check_retry, patch_of, resolve
-from ..checks import NOT_GIVEN, check_bool, check_int, check_name, check_open_state, not_yet
+from ..checks import NOT_GIVEN, check_bool, check_int, check_name, check_open_state
 from ..names import did_you_mean
 from ..times import duration_ms
 from .ask import Ask, Requests, now_of, read_data
-from .creating import Duration, Instant
+from .creating import Duration, Instant, active_ms_of
 
 _STATE_FIELDS = ("mode", "retry")
 _MODES = ("parallel", "fifo")
@@ -47,8 +48,8 @@ class Policing(Requests):
             patch["retry"] = _retry_patch(retry)
         if retention_ttl_ms is not NOT_GIVEN:
             patch["retention_ttl_ms"] = _ttl(retention_ttl_ms)
-        if max_active_ms is not NOT_GIVEN and max_active_ms is not None:
-            raise not_yet("max_active_ms")
+        if max_active_ms is not NOT_GIVEN:
+            patch["max_active_ms"] = active_ms_of(max_active_ms)
         if states is not NOT_GIVEN:
             patch["states"] = _states_patch(states)
         if expected_generation is not None:
@@ -81,7 +82,7 @@ def _ttl(value: Any) -> int | None:
 
 
 def _told(data: dict[str, Any]) -> dict[str, Any]:
-    return {"type": data["type"], "generation": data["generation"], **data["policy"]}
+    return {"type": data["type"], "generation": data["generation"], **deepcopy(data["policy"])}
 
 
 def _effective(data: dict[str, Any], state: str) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_a_name_out_of_bounds_is_refused_at_creation(flows: Flows, field: str) -
 
 
 @pytest.mark.parametrize(
-    "field", ["priority", "run_at_ms", "max_active_ms", "retention_ttl_ms", "history_max_events"]
+    "field", ["priority", "run_at_ms", "retention_ttl_ms", "history_max_events"]
 )
 def test_an_integer_out_of_bounds_is_refused_at_creation(flows: Flows, field: str) -> None:
     for bad in BAD_INTEGERS:
@@ -229,9 +229,8 @@ def test_names_up_to_512_bytes_are_names(flows: Flows, name: Name) -> None:
 
 def test_the_largest_integers_are_integers(flows: Flows) -> None:
     largest = 2**53 - 1
-    flow = flows.create(retention_ttl_ms=largest, max_active_ms=largest, run_at_ms=largest - 1)
+    flow = flows.create(retention_ttl_ms=largest, run_at_ms=largest - 1)
     assert flow.retention_ttl_ms == largest
-    assert flow.max_active_ms == largest
     assert flow.next_run_at_ms == largest - 1
     moved = flows.move(flow, "next")
     (job,) = flows.claim()

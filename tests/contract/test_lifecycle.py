@@ -84,8 +84,6 @@ def test_an_answer_given_before_closing_can_still_be_read(
         {"shards": 65},
         {"shards": 1.5},
         {"shards": "2"},
-        {"durability": "maybe"},
-        {"durability": None},
         {"retention_ms": -1},
         {"retention_ms": 2**53},
         {"retention_ms": 1.5},
@@ -114,10 +112,24 @@ def test_an_unknown_option_is_a_type_error(open_store: OpenStore) -> None:
         open_store(colour="red")
 
 
+@pytest.mark.parametrize("durability", ["maybe", "", None, 1], ids=repr)
+def test_a_durability_that_does_not_exist_is_refused(tmp_path: Path, durability: Any) -> None:
+    with pytest.raises(sf.InvalidArgument):
+        sf.open(tmp_path / "data", durability=durability, shards=1, in_process=True)
+
+
 @pytest.mark.parametrize("durability", ["sync", "relaxed"])
-def test_both_durabilities_serve(open_store: OpenStore, name: Name, durability: str) -> None:
-    with open_store(durability=durability) as store:
-        assert store.flow_create(name("a"), type=name.type).version == 1
+@pytest.mark.parametrize("in_process", [True, False])
+def test_both_durabilities_keep_what_was_written(
+    tmp_path: Path, durability: Any, in_process: bool
+) -> None:
+    for version in (1, 2, 3):
+        with sf.open(
+            tmp_path / "data", durability=durability, shards=1, in_process=in_process
+        ) as store:
+            flow = store.flow_get("a") or store.flow_create("a", type="t")
+            assert flow.version == version
+            store.flow_transition("a", "queued", "queued", fencing_token=flow.fencing_token)
 
 
 def test_a_store_may_have_one_shard(open_store: OpenStore, name: Name) -> None:
@@ -176,13 +188,6 @@ def test_a_directory_is_hosted_once(tmp_path: Path, in_process: bool) -> None:
         assert str(os.getpid()) in str(caught.value)
         assert store.flow_create("a", type="t").version == 1
     sf.open(path, role="host", in_process=in_process).close()
-
-
-def test_a_directory_that_nobody_hosts_cannot_be_attached_to(tmp_path: Path) -> None:
-    path = tmp_path / "data"
-    sf.open(path, shards=1, in_process=True).close()
-    with pytest.raises(sf.StoreNotRunning):
-        sf.open(path, role="attach")
 
 
 def test_two_stores_in_one_process_know_nothing_of_each_other(tmp_path: Path, name: Name) -> None:

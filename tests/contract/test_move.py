@@ -36,7 +36,7 @@ def test_a_waiting_flow_moves_with_its_fencing_token_alone(
 
 
 def test_a_move_expects_the_state_it_names(flows: Flows) -> None:
-    for flow in (flows.create("a", state="created"), flows.leased("b", state="created")):
+    for flow in (flows.leased("a", state="created"), flows.create("b", state="created")):
         with flows.unchanged(flow), pytest.raises(sf.WrongState) as caught:
             flows.move(flow, "shipped", from_state="charged")
         assert caught.value.flow_id == flow.id

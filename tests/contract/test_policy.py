@@ -36,7 +36,6 @@ def test_a_policy_reads_as_it_was_set(flows: Flows) -> None:
     given = {
         "retry": {"max_retries": 8, "backoff": {"kind": "fixed", "base_ms": 0}},
         "retention_ttl_ms": 60_000,
-        "max_active_ms": 3_600_000,
         "states": {"created": {"retry": {"max_retries": 0}}, "charged": {"mode": "parallel"}},
     }
     assert fields(put(flows, **given)) == given
@@ -135,7 +134,6 @@ def test_types_have_policies_of_their_own(flows: Flows, name: Name) -> None:
         {"retention_ttl_ms": -1},
         {"retention_ttl_ms": 1.5},
         {"retention_ttl_ms": 2**53},
-        {"max_active_ms": -1},
         {"states": {"a": {"retry": {"max_retries": 1_001}}}},
         {"states": {"a": {"mode": "sideways"}}},
         {"states": {"a": {"colour": "red"}}},

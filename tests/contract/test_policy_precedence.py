@@ -109,8 +109,8 @@ def test_zero_in_a_stronger_layer_is_a_decision(flows: Flows) -> None:
         retry={"max_retries": 5, "backoff": {"kind": "fixed", "base_ms": 10, "jitter_pct": 50}},
         states={"queued": {"retry": {"backoff": {"jitter_pct": 0, "base_ms": 0}}}},
     )
-    assert wait_ms(flows, "state") == 0
     assert flows.retry(flows.leased("command"), retry={"max_retries": 0}).state == "failed"
+    assert wait_ms(flows, "state") == 0
 
 
 def test_a_policy_holds_for_flows_that_were_there_before(flows: Flows) -> None:

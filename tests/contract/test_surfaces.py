@@ -41,10 +41,9 @@ def test_every_command_takes_the_time(store: sf.Store, command: str) -> None:
     assert "now_ms" in parameters(store, command)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_part_of_the_protocol(command: str) -> None:
+def test_every_command_is_part_of_the_protocol() -> None:
     assert getattr(sf.FlowStore, "_is_protocol", False)
-    assert callable(getattr(sf.FlowStore, command))
+    assert [command for command in COMMANDS if not hasattr(sf.FlowStore, command)] == []
 
 
 @pytest.mark.parametrize("command", sorted(calls.ON_ABSENT_FLOWS))
