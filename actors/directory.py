@@ -1,9 +1,9 @@
 """The data directory: what it says about the store, who owns it, where its parts lie.
 
-    store.json      format and number of shards; written once
-    OWNER           locked by the process that hosts the store; holds its pid
-    run/            token and sockets, made anew by each host; for the owner's eyes only
-    shard-N/        one shard's log; LOCK inside is held by its process
+store.json      format and number of shards; written once
+OWNER           locked by the process that hosts the store; holds its pid
+run/            token and sockets, made anew by each host; for the owner's eyes only
+shard-N/        one shard's log; LOCK inside is held by its process
 """
 
 from __future__ import annotations

@@ -99,9 +99,7 @@ def scatter_items(
     Everywhere([links[shard] for shard, _ in groups], whole).send_each(requests)
 
 
-def find_first(
-    links: Sequence[Link], home: Link, query: Get | History, receiver: Receiver
-) -> None:
+def find_first(links: Sequence[Link], home: Link, query: Get | History, receiver: Receiver) -> None:
     """Read a flow whose partition is not known: its automatic bucket first, then every shard.
 
     Two matches in different partitions are an `ambiguous_flow`.
@@ -118,7 +116,7 @@ def find_first(
         found = [reply for reply in replies if _found(reply)]
         refused = [reply for reply in replies if isinstance(reply, Rejected)]
         if len(found) > 1:
-            keys = [r.outcomes[0].partition_key for r in found if isinstance(r, Done)]
+            keys = [_partition_of(reply) for reply in found]
             receiver.answer(Rejected(ambiguous(query.id, keys)))
         else:
             receiver.answer((refused or found or [replies[0]])[0])
@@ -132,6 +130,12 @@ def _found(reply: Any) -> bool:
     if isinstance(reply, Events):
         return reply.events is not None
     return bool(reply.outcomes)
+
+
+def _partition_of(reply: Any) -> str | None:
+    where = reply if isinstance(reply, Events) else reply.outcomes[0]
+    key: str | None = where.partition_key
+    return key
 
 
 def merge_pages(
@@ -176,9 +180,7 @@ def sum_up(
     Everywhere(links, whole).send(query)
 
 
-def set_policy(
-    links: Sequence[Link], home: Link, command: PolicySet, receiver: Receiver
-) -> None:
+def set_policy(links: Sequence[Link], home: Link, command: PolicySet, receiver: Receiver) -> None:
     """Let the type's home shard decide, then have the others adopt; answer when all have.
 
     A crash in between leaves some behind: the host brings them up when it opens the store.

@@ -68,9 +68,7 @@ class SelectorInbox:
         while True:
             if self._told:
                 return self._told.popleft()
-            events = [
-                (key.data, mask) for key, mask in self._selector.select(self.timeout_s)
-            ]
+            events = [(key.data, mask) for key, mask in self._selector.select(self.timeout_s)]
             ready = [event for event in events if event[0] is not _WAKE]
             if len(ready) != len(events):
                 with contextlib.suppress(BlockingIOError):

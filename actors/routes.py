@@ -15,7 +15,7 @@ from ..flow.replies import Data, Rejected
 from . import gather
 from .claims import Claim
 from .future import ReplyFuture
-from .port import Link, Receiver
+from .port import Link
 
 T = TypeVar("T")
 
@@ -61,7 +61,9 @@ class Routes:
 
     def by_item(self, command: Any, future: ReplyFuture[Any]) -> None:
         """Send a command with one item to its shard."""
-        self._send(shard_of(command.item.partition_key, command.item.id, self._shards), command, future)
+        self._send(
+            shard_of(command.item.partition_key, command.item.id, self._shards), command, future
+        )
 
     def by_id(self, command: Any, future: ReplyFuture[Any]) -> None:
         """Send a command that names a flow to its shard."""

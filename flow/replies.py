@@ -56,6 +56,8 @@ class Events(Struct, array_like=True, frozen=True, tag_field="op", tag=3, gc=Fal
 
     events: list[HistoryEvent] | None
     values: list[Values | None] | None = None
+    partition_key: str | None = None
+    """Where the flow was found."""
 
 
 class Data(Struct, array_like=True, frozen=True, tag_field="op", tag=4, gc=False):

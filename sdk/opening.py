@@ -173,6 +173,7 @@ def _take(where: Path, directory: Directory) -> Any:
 
 
 def settings_of(retention_ms: Any, failed_retention_ms: Any) -> Settings:
+    """Return the shards' settings, checked."""
     return Settings(
         retention_ms=duration_ms(retention_ms, "retention_ms"),
         failed_retention_ms=duration_ms(failed_retention_ms, "failed_retention_ms"),
@@ -191,6 +192,7 @@ def check_clock(clock: Clock | None) -> bool:
 
 
 def check_choices(durability: str, role: str) -> None:
+    """Refuse words that are no choice."""
     if durability not in ("sync", "relaxed"):
         raise InvalidArgument(
             f'durability is "sync" or "relaxed"; got {durability!r}', argument="durability"
@@ -200,6 +202,7 @@ def check_choices(durability: str, role: str) -> None:
 
 
 def check_timeout(timeout: Any) -> float:
+    """Return how long a command waits, in seconds."""
     if isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout > 0:
         return float(timeout)
     raise InvalidArgument(

@@ -1,4 +1,4 @@
-"""Store: every command three ways, waiting, as a future, and awaitable, from one list of builders."""
+"""Store: every command three ways: waiting, as a future, awaitable."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ class Store:
         timeout_s = self._timeout_of(ask)
         try:
             await asyncio.wait_for(answered, timeout_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise _unanswered(future, ask, timeout_s) from None
         return future.get(timeout=0)
 

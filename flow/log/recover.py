@@ -87,9 +87,7 @@ class _Bad:
         return header is not None and header.lsn == self.lsn
 
 
-def _read_segment(
-    files: Files, number: int, data: memoryview, result: Recovery, take: Take
-) -> int:
+def _read_segment(files: Files, number: int, data: memoryview, result: Recovery, take: Take) -> int:
     at = 0
     while (header := read_header(data, at)) is not None:
         if header.lsn != result.lsn + 1 and result.lsn:

@@ -11,7 +11,6 @@ from ..queries import PolicyGet
 from ..replies import Data, Reply, reject
 from .turn import Turn
 
-
 _RULES_MAX = 10_000
 """Merged rules kept; past it they are made anew."""
 

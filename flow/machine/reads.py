@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .. import limits
 from ..errors import ambiguous
 from ..index.listing import cursor_of
 from ..index.table import Slot
@@ -111,29 +110,16 @@ def stuck(state: ShardState, query: Stuck, now_ms: int) -> Reply:
 def info(state: ShardState, query: Info, now_ms: int) -> Reply:
     """Count a type's flows. Ready and expired ones are walked: O(those)."""
     states: dict[str, dict[str, int]] = {}
-    oldest_ms: int | None = None
-
-    def of(name: str) -> dict[str, int]:
-        return states.setdefault(name, dict.fromkeys(COUNTS, 0))
-
-    for name, queues in state.due.states_due(query.type).items():
-        for queue in queues:
-            if queue.live:
-                ready = queue.count_until(now_ms)
-                of(name)["ready"] += ready
-                of(name)["scheduled"] += queue.live - ready
-                entry = head((queue, None))
-                if ready and entry is not None:
-                    oldest_ms = entry[0] if oldest_ms is None else min(oldest_ms, entry[0])
+    oldest_ms = _count_due(state, query.type, now_ms, states)
     for name, queues in state.due.states_leased(query.type).items():
         for queue in queues:
             if queue.live:
                 expired = queue.count_until(now_ms)
-                of(name)["expired"] += expired
-                of(name)["leased"] += queue.live - expired
+                _of(states, name)["expired"] += expired
+                _of(states, name)["leased"] += queue.live - expired
     for (flow_type, name), count in state.waiting.items():
         if flow_type == query.type and count:
-            of(name)["waiting"] += count
+            _of(states, name)["waiting"] += count
     for counts in states.values():
         counts["total"] = sum(counts[name] for name in COUNTS if name != "total")
     ends = {end: state.ended[query.type, end] for end in sorted(TERMINAL_STATES)}
@@ -141,4 +127,25 @@ def info(state: ShardState, query: Info, now_ms: int) -> Reply:
 
 
 COUNTS = ("total", "ready", "scheduled", "leased", "expired", "waiting")
-assert limits.PRIORITY_MAX >= 0
+
+
+def _of(states: dict[str, dict[str, int]], name: str) -> dict[str, int]:
+    return states.setdefault(name, dict.fromkeys(COUNTS, 0))
+
+
+def _count_due(
+    state: ShardState, flow_type: str, now_ms: int, states: dict[str, dict[str, int]]
+) -> int | None:
+    """Count ready and scheduled flows; return when the first ready one became due."""
+    oldest_ms: int | None = None
+    for name, queues in state.due.states_due(flow_type).items():
+        for queue in queues:
+            if not queue.live:
+                continue
+            ready = queue.count_until(now_ms)
+            _of(states, name)["ready"] += ready
+            _of(states, name)["scheduled"] += queue.live - ready
+            entry = head((queue, None))
+            if ready and entry is not None:
+                oldest_ms = entry[0] if oldest_ms is None else min(oldest_ms, entry[0])
+    return oldest_ms

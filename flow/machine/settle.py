@@ -39,9 +39,7 @@ def _fail(state: ShardState, item: Ending, turn: Turn) -> Outcome:
     return _end_leased(state, item, turn, FAILED, "fail")
 
 
-def _end_leased(
-    state: ShardState, item: Ending, turn: Turn, end: str, operation: str
-) -> Outcome:
+def _end_leased(state: ShardState, item: Ending, turn: Turn, end: str, operation: str) -> Outcome:
     slot = state.find(item.partition_key, item.id, turn.now_ms)
     if slot is None:
         return not_found(item)

@@ -16,7 +16,17 @@ class Turn:
     Order in the log and in `evolve`: drops, values, puts, facts. A slot is put at most once.
     """
 
-    __slots__ = ("_entropy", "_order", "_shard", "_value", "drops", "facts", "now_ms", "puts", "values")
+    __slots__ = (
+        "_entropy",
+        "_order",
+        "_shard",
+        "_value",
+        "drops",
+        "facts",
+        "now_ms",
+        "puts",
+        "values",
+    )
 
     def __init__(
         self, now_ms: int, entropy: Entropy, *, order: int, next_value: int, shard: int

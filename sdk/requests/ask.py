@@ -25,9 +25,7 @@ class Ask(Generic[T]):
 
     __slots__ = ("block_ms", "read", "request")
 
-    def __init__(
-        self, request: Any, read: Callable[[Any], T], block_ms: int | None = None
-    ) -> None:
+    def __init__(self, request: Any, read: Callable[[Any], T], block_ms: int | None = None) -> None:
         self.request = request
         self.read = read
         self.block_ms = block_ms

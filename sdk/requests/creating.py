@@ -8,7 +8,6 @@ from typing import Any
 
 from ...flow import commands
 from ...flow.commands import NewFlow
-from ...flow.errors import FlowError
 from ...flow.limits import HISTORY_EVENTS_MAX, LEASE_MS_DEFAULT, PRIORITY_MAX, STATE_DEFAULT
 from ...flow.record import FlowRecord
 from ..checks import (
@@ -214,5 +213,3 @@ def active_ms_of(max_active_ms: Any) -> int | None:
 def check_lease(lease_ms: Any) -> int:
     """Return a lease's length in ms, at least 1."""
     return check_int(duration_ms(lease_ms, "lease_ms"), "lease_ms", 1)
-
-

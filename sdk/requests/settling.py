@@ -360,8 +360,7 @@ class Settling(Requests):
 
 
 def many(command: Any, items: list[Any], independent: Any, now_ms: Any) -> Ask[list[Any]]:
+    """Return the request of a batch whose items are checked one by one already."""
     check_distinct(items)
     read: Any = read_each if check_bool(independent, "independent") else read_batch
     return Ask(command(items, independent, now_of(now_ms)), read)
-
-

@@ -1,41 +1,18 @@
-"""What a shard tells about itself, and the check that its indexes are what a rebuild gives."""
+"""The check that its indexes are what a rebuild gives."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from .codec import decode_record
-from .index.due import DueIndex
-from .log.position import unpack
-from .machine.state import ShardState
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from ..codec import decode_record
+from ..index.due import DueIndex
+from ..log.position import Position, unpack
+from ..machine.state import ShardState
 
 
-def statistics(engine: Engine, check: bool) -> dict[str, Any]:
-    """Return counters of the shard; with `check`, also the problems found (normally none)."""
-    log = engine.log
-    told: dict[str, Any] = {
-        "shard": engine.state.settings.shard,
-        "flows": len(engine.state.table),
-        "values": len(engine.values),
-        "value_reads": engine.values.reads,
-        "commands": engine.commands,
-        "bytes_written": log.bytes_written,
-        "frames_written": log.frames_written,
-        "syncs": log.syncs,
-        "epoch": log.epoch,
-        "cut_bytes": engine.cut_bytes,
-    }
-    if check:
-        told["problems"] = check_invariants(engine)
-    return told
-
-
-def check_invariants(engine: Engine) -> list[str]:
+def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> list[str]:
     """Compare the state with a rebuild from its records, and the records with the log."""
-    state = engine.state
     problems: list[str] = []
     fresh = ShardState(state.settings)
     for slot in state.table:
@@ -43,7 +20,7 @@ def check_invariants(engine: Engine) -> list[str]:
             problems.append("a slot in the table has no record")
             continue
         fresh.load(None, slot.record)
-        if decode_record(engine.entry(list(unpack(slot.trail))[-1])) != slot.record:
+        if decode_record(read(list(unpack(slot.trail))[-1])) != slot.record:
             problems.append(f"the log has another record of {slot.record.id!r}")
     fresh.rebuild()
     for name in ("waiting", "ended"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from .codec import encoder
-from .events import PolicyStored, ValueStored
-from .limits import HISTORY_EVENTS_DEFAULT
-from .log.log import Log
-from .log.position import POSITION_BYTES, Position, pack
-from .log.values import Values
-from .machine.turn import Turn
-from .record import Record
+from ..codec import encoder
+from ..events import PolicyStored, ValueStored
+from ..limits import HISTORY_EVENTS_DEFAULT
+from ..log.log import Log
+from ..log.position import POSITION_BYTES, Position, pack
+from ..log.values import Values
+from ..machine.turn import Turn
+from ..record import Record
 
 _encode_into = encoder.encode_into
 

@@ -10,24 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import commands, hydrate, queries
-from .codec import decode_entry
-from .errors import CorruptLog
-from .events import Dropped, PolicyStored, ValueStored
-from .host import Entropy, Files
-from .index.timequeue import head
-from .limits import SWEEP_ITEMS_MAX
-from .log.log import Log
-from .log.position import Position, pack
-from .log.recover import recover
-from .log.values import Values
-from .machine import claim, policies, reads
-from .machine.decide import TABLE
-from .machine.state import ShardState
-from .record import Record
-from .settings import Settings
-from .replies import Data, Done, Events, Rejected, Reply
-from .stats import statistics
+from .. import commands, queries
+from ..codec import decode_entry
+from ..errors import CorruptLog
+from ..events import Dropped, PolicyStored, ValueStored
+from ..host import Entropy, Files
+from ..index.timequeue import head
+from ..limits import SWEEP_ITEMS_MAX
+from ..log.log import Log
+from ..log.position import Position, pack
+from ..log.recover import recover
+from ..log.values import Values
+from ..machine import claim, policies, reads
+from ..machine.decide import TABLE
+from ..machine.state import ShardState
+from ..record import Record
+from ..replies import Data, Done, Events, Rejected, Reply
+from ..settings import Settings
+from .hydrate import Hydrator
+from .stats import check_invariants
 from .writer import Writer, longer
 
 Request = commands.AnyCommand | queries.AnyQuery
@@ -68,6 +69,7 @@ class Engine:
         self._sync = sync
         self.state = ShardState(settings)
         self.values = Values()
+        self.hydrator = Hydrator(self.values, self)
         recovered = recover(files, self._take)
         self.state.rebuild()
         self.log = Log(files, recovered)
@@ -103,7 +105,7 @@ class Engine:
                 if reply.__class__ is not Done or len(reply.outcomes) != len(turn.puts):
                     span = None
             if request.__class__ is commands.ClaimDue and reply.outcomes:
-                reply = hydrate.claimed(self, reply, request.hydration)
+                reply = self.hydrator.fill(reply, request.hydration)
             answers.append(Answer(reply, span))
         self.commands += len(requests)
         if not writer.is_empty:
@@ -152,6 +154,24 @@ class Engine:
         self.log.close()
         self._files.unlock()
 
+    def statistics(self, *, check: bool) -> dict[str, Any]:
+        """Return counters of the shard; with `check`, also the problems found (normally none)."""
+        told: dict[str, Any] = {
+            "shard": self.state.settings.shard,
+            "flows": len(self.state.table),
+            "values": len(self.values),
+            "value_reads": self.values.reads,
+            "commands": self.commands,
+            "bytes_written": self.log.bytes_written,
+            "frames_written": self.log.frames_written,
+            "syncs": self.log.syncs,
+            "epoch": self.log.epoch,
+            "cut_bytes": self.cut_bytes,
+        }
+        if check:
+            told["problems"] = check_invariants(self.state, self.entry)
+        return told
+
     def abandon(self) -> None:
         """Close the files as they are: after a failure, only recovery knows what they hold."""
         self.log.abandon()
@@ -181,7 +201,7 @@ def _get(engine: Engine, query: queries.Get, now_ms: int) -> Reply:
         return Done([])
     if isinstance(slot, Rejected):
         return slot
-    return hydrate.read(engine, Done([slot.record]), query.hydration)
+    return engine.hydrator.fill(Done([slot.record]), query.hydration)
 
 
 def _history(engine: Engine, query: queries.History, now_ms: int) -> Reply:
@@ -190,11 +210,11 @@ def _history(engine: Engine, query: queries.History, now_ms: int) -> Reply:
         return Events(None)
     if isinstance(slot, Rejected):
         return slot
-    return hydrate.history(engine, slot, query)
+    return engine.hydrator.history(slot, query)
 
 
 def _value_get(engine: Engine, query: queries.ValueGet, now_ms: int) -> Reply:
-    return Data([hydrate.value(engine, number, query.max_bytes) for number in query.numbers])
+    return Data([engine.hydrator.value(number, query.max_bytes) for number in query.numbers])
 
 
 QUERIES: dict[type, Any] = {
@@ -207,6 +227,6 @@ QUERIES: dict[type, Any] = {
     queries.Probe: lambda engine, query, now_ms: claim.probe(engine.state, query, now_ms),
     queries.PolicyGet: lambda engine, query, _: policies.policy_get(engine.state.policies, query),
     queries.ValueGet: _value_get,
-    queries.Stats: lambda engine, query, now_ms: Data(statistics(engine, query.check)),
+    queries.Stats: lambda engine, query, now_ms: Data(engine.statistics(check=query.check)),
     queries.Tick: lambda engine, query, now_ms: Data(None),
 }
