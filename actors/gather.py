@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -53,12 +54,12 @@ class Everywhere:
     def send(self, request: Any) -> None:
         """Send; `whole` is called once, when the last reply is there."""
         for index, link in enumerate(self._links):
-            link.submit(request, Part(lambda reply, index=index: self._take(index, reply)))
+            link.submit(request, Part(partial(self._take, index)))
 
     def send_each(self, requests: Sequence[Any]) -> None:
         """Send each shard its own request."""
         for index, (link, request) in enumerate(zip(self._links, requests, strict=True)):
-            link.submit(request, Part(lambda reply, index=index: self._take(index, reply)))
+            link.submit(request, Part(partial(self._take, index)))
 
     def _take(self, index: int, reply: Any) -> None:
         with self._lock:

@@ -106,7 +106,12 @@ class SelectorActor(ThreadingActor):
     """A Pykka actor whose inbox is a selector. Its thread does not keep the program alive."""
 
     use_daemon_thread = True
-    actor_inbox: SelectorInbox
+
+    @property
+    def inbox(self) -> SelectorInbox:
+        """The actor's inbox, by its own type."""
+        assert isinstance(self.actor_inbox, SelectorInbox)
+        return self.actor_inbox
 
     @staticmethod
     def _create_actor_inbox() -> SelectorInbox:

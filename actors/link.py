@@ -24,7 +24,7 @@ from .wire import (
     FrameReader,
     Hello,
     WireError,
-    encoder,
+    pack_body,
     pack_frame,
     pack_request,
     read_welcome,
@@ -146,7 +146,7 @@ class ProcessLink:
             if not is_own_user(channel):
                 raise PermissionError(f"{self._path} belongs to another user")
             hello = Hello(PROTOCOL, self._token, os.getpid())
-            channel.send(pack_frame(HELLO, encoder.encode(hello)))
+            channel.send(pack_frame(HELLO, pack_body(hello)))
         except BaseException:
             channel.close()
             raise

@@ -12,16 +12,15 @@ import pykka
 
 from ..flow.commands import PolicyAdopt
 from ..flow.engine import Engine
-from ..flow.errors import FlowError, ShardUnavailable
+from ..flow.errors import ShardUnavailable
 from ..flow.host import Clock, Files, SetClock, SystemEntropy
 from ..flow.queries import PolicyGet, Tick
-from ..flow.replies import Rejected
+from ..flow.replies import Data
 from ..flow.settings import Settings
 from .directory import Directory
 from .future import ReplyFuture
-from .gather import Part
-from .link import ProcessLink
 from .local import LocalLink
+from .port import Link
 from .router import Connect, GiveUp, RouterActor
 from .routes import Routes
 from .service import Service
@@ -131,6 +130,7 @@ class LocalPort:
         self.shards = len(files)
         self.clock = clock
         self._is_closed = False
+        self._ticker: pykka.ActorRef[TickerActor] | None = None
         self.links = [
             LocalLink(shard, self._builder(files[shard], settings, shard, sync=sync))
             for shard in range(self.shards)
@@ -140,7 +140,8 @@ class LocalPort:
         if len(refused) == self.shards:
             self.close(None)
             raise refused[0].refused.error()
-        self._ticker = None if manual else TickerActor.start(self.links, clock.now_ms)
+        if not manual:
+            self._ticker = TickerActor.start(self.links, clock.now_ms)
         reconcile_policies(self.links)
 
     def _builder(
@@ -182,38 +183,33 @@ class LocalPort:
         if self._is_closed:
             return
         self._is_closed = True
-        if getattr(self, "_ticker", None) is not None:
-            self._ticker.stop(block=True)  # type: ignore[union-attr]
+        if self._ticker is not None:
+            self._ticker.stop(block=True)
         for link in self.links:
             link.close()
 
 
-def reconcile_policies(links: Sequence[ProcessLink] | Sequence[LocalLink]) -> None:
+def reconcile_policies(links: Sequence[Link]) -> None:
     """Bring every shard to the newest generation of every policy.
 
     A host that died between a policy's decision and the last adoption leaves shards behind.
     """
-    told: list[Any] = []
-    for link in links:
-        told.append(_ask(link, PolicyGet(None)))
+    told = [_ask(link, PolicyGet(None)) for link in links]
+    served = [(link, r.data) for link, r in zip(links, told, strict=True) if isinstance(r, Data)]
     newest: dict[str, dict[str, Any]] = {}
-    for reply in told:
-        if isinstance(reply, Rejected):
-            continue
-        for policy in reply.data:
+    for _, policies in served:
+        for policy in policies:
             have = newest.get(policy["type"])
             if have is None or have["generation"] < policy["generation"]:
                 newest[policy["type"]] = policy
-    for link, reply in zip(links, told, strict=True):
-        if isinstance(reply, Rejected):
-            continue
-        have = {policy["type"]: policy["generation"] for policy in reply.data}
+    for link, policies in served:
+        generations = {policy["type"]: policy["generation"] for policy in policies}
         for name, policy in newest.items():
-            if have.get(name, 0) < policy["generation"]:
+            if generations.get(name, 0) < policy["generation"]:
                 _ask(link, PolicyAdopt(name, policy["policy"], policy["generation"]))
 
 
-def _ask(link: ProcessLink | LocalLink, request: Any) -> Any:
+def _ask(link: Link, request: Any) -> Any:
     future: ReplyFuture[Any] = ReplyFuture(_as_it_is)
     link.submit(request, future)
     return future.get(timeout=_CLOSE_S)
@@ -225,6 +221,3 @@ def _as_it_is(reply: Any) -> Any:
 
 def _nothing(reply: Any) -> None:
     return None
-
-
-__all__ = ["FlowError", "LocalPort", "Part", "ProcessPort"]

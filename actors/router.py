@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from ..flow.errors import FlowError
@@ -82,9 +83,14 @@ class RouterActor(SelectorActor):
         """Refuse everything that is not answered yet."""
         for link in self.links:
             link.close()
-        self.actor_inbox.close()
+        self.inbox.close()
 
-    def on_failure(self, *_: Any) -> None:
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         """Refuse everything: a router that failed answers nothing any more."""
         self.on_stop()
 
@@ -113,27 +119,27 @@ class RouterActor(SelectorActor):
 
     def _retry_due(self) -> None:
         if not self._retries:
-            self.actor_inbox.timeout_s = None
+            self.inbox.timeout_s = None
             return
         now_s = time.monotonic()
         for shard, (at_s, _) in list(self._retries.items()):
             if at_s <= now_s:
                 self._connect(shard)
         times = [at_s for at_s, _ in self._retries.values()]
-        self.actor_inbox.timeout_s = max(0.0, min(times) - now_s) if times else None
+        self.inbox.timeout_s = max(0.0, min(times) - now_s) if times else None
 
     # ---- for the links ----
 
     def look(self, link: ProcessLink, *, write: bool) -> None:
         """Report when a link's socket can be read, or also written."""
         if threading.current_thread() is not self._thread:
-            self.actor_inbox.put(Mail(_Look(link, write)))
+            self.inbox.put(Mail(_Look(link, write)))
         elif link.channel is not None:
-            self.actor_inbox.watch(link.channel, link, write=write)
+            self.inbox.watch(link.channel, link, write=write)
 
     def look_away(self, channel: socket.socket) -> None:
         """Report a socket no more."""
-        self.actor_inbox.unwatch(channel)
+        self.inbox.unwatch(channel)
 
 
 def _as_it_is(reply: Any) -> Any:

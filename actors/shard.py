@@ -26,7 +26,7 @@ from ..flow.limits import (
 from .connection import Connection, is_own_user
 from .inbox import Ready, SelectorActor
 from .service import Arrival, Departure, Service
-from .wire import HELLO, Welcome, WireError, encoder, pack_answer, pack_frame, read_request
+from .wire import HELLO, Welcome, WireError, pack_answer, pack_body, pack_frame, read_request
 
 logger = logging.getLogger("shardflow.shard")
 
@@ -59,9 +59,9 @@ class ShardActor(SelectorActor):
         self._connections: set[Connection] = set()
         self._waiting: deque[Arrival] = deque()
         """Requests over one batch's bound; no socket is read while there are any."""
-        self.actor_inbox.watch(listener, listener)
+        self.inbox.watch(listener, listener)
         for channel in lifeline:
-            self.actor_inbox.watch(channel, channel)
+            self.inbox.watch(channel, channel)
 
     def run(self) -> None:
         """Serve in this thread until the host is gone or closes the shard."""
@@ -123,7 +123,7 @@ class ShardActor(SelectorActor):
             return 0
         try:
             if mask & selectors.EVENT_WRITE and not connection.flush():
-                self.actor_inbox.watch(connection.channel, connection)
+                self.inbox.watch(connection.channel, connection)
             if not mask & selectors.EVENT_READ or size > INBOX_BYTES_MAX or self._waiting:
                 return 0
             return self._read(connection, arrivals)
@@ -144,7 +144,7 @@ class ShardActor(SelectorActor):
             connection.greet(number, body, self._token)
             engine = self._service.engine
             welcome = Welcome(1, engine.state.settings.shard, os.getpid(), engine.log.epoch)
-            self._send(connection, pack_frame(HELLO, encoder.encode(welcome)))
+            self._send(connection, pack_frame(HELLO, pack_body(welcome)))
         return size
 
     def _accept(self) -> None:
@@ -158,12 +158,12 @@ class ShardActor(SelectorActor):
             return
         connection = Connection(channel, self._now_ms())
         self._connections.add(connection)
-        self.actor_inbox.watch(channel, connection)
+        self.inbox.watch(channel, connection)
 
     def _drop(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-            self.actor_inbox.unwatch(connection.channel)
+            self.inbox.unwatch(connection.channel)
             connection.close()
             self._service.forget(connection)
 
@@ -179,14 +179,14 @@ class ShardActor(SelectorActor):
     def _send(self, connection: Connection, data: bytes) -> None:
         try:
             if connection.send(data):
-                self.actor_inbox.watch(connection.channel, connection, write=True)
+                self.inbox.watch(connection.channel, connection, write=True)
         except EOFError:
             self._drop(connection)
 
     def _plan(self) -> None:
         """Set how long the inbox may wait: until the next thing is due, or a stranger is late."""
         if self._waiting:
-            self.actor_inbox.timeout_s = 0.0
+            self.inbox.timeout_s = 0.0
             return
         timeout_s = _IDLE_S
         at_ms = self._service.next_wake_ms()
@@ -200,7 +200,7 @@ class ShardActor(SelectorActor):
                 self._drop(connection)
             else:
                 timeout_s = min(timeout_s, left_s)
-        self.actor_inbox.timeout_s = timeout_s
+        self.inbox.timeout_s = timeout_s
 
     @staticmethod
     def _now_ms() -> int:

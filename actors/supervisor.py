@@ -78,7 +78,7 @@ class SupervisorActor(SelectorActor):
             if child.restart_at_s is not None and child.restart_at_s <= now_s:
                 self._start(child)
         times = [c.restart_at_s for c in self.children if c.restart_at_s is not None]
-        self.actor_inbox.timeout_s = max(0.0, min(times) - now_s) if times else None
+        self.inbox.timeout_s = max(0.0, min(times) - now_s) if times else None
         return None
 
     def stop_children(self, timeout_s: float) -> None:
@@ -102,7 +102,7 @@ class SupervisorActor(SelectorActor):
 
     def on_stop(self) -> None:
         """Give the descriptors back."""
-        self.actor_inbox.close()
+        self.inbox.close()
 
     def _start(self, child: Child) -> None:
         child.restart_at_s = None
@@ -116,7 +116,7 @@ class SupervisorActor(SelectorActor):
             return
         assert child.process.stdout is not None
         os.set_blocking(child.process.stdout.fileno(), False)
-        self.actor_inbox.watch(child.process.stdout, child)
+        self.inbox.watch(child.process.stdout, child)
 
     def _read(self, child: Child) -> None:
         assert child.process is not None and child.process.stdout is not None
@@ -128,7 +128,7 @@ class SupervisorActor(SelectorActor):
             if not child.is_up and b"\n" in child.report:
                 self._reported(child)
             return
-        self.actor_inbox.unwatch(child.process.stdout)
+        self.inbox.unwatch(child.process.stdout)
         child.process.stdout.close()
         with contextlib.suppress(OSError):
             assert child.process.stdin is not None
@@ -181,7 +181,7 @@ class SupervisorActor(SelectorActor):
 
     def _start_after(self, child: Child, wait_s: float) -> None:
         child.restart_at_s = time.monotonic() + wait_s
-        self.actor_inbox.poke()
+        self.inbox.poke()
 
 
 def spawn(config: dict[str, Any]) -> subprocess.Popen[bytes]:

@@ -19,7 +19,7 @@ class TickerActor(SelectorActor):
         self._links = links
         self._now_ms = now_ms
         for link in links:
-            link.poke = self.actor_inbox.poke
+            link.poke = self.inbox.poke
 
     def on_receive(self, message: Any) -> Any:
         """Wake what is due, and plan the next round."""
@@ -34,9 +34,9 @@ class TickerActor(SelectorActor):
                 at_ms = link.next_wake_ms()
             if at_ms is not None:
                 wait_s = min(wait_s, max(0, at_ms - now_ms) / 1_000)
-        self.actor_inbox.timeout_s = wait_s
+        self.inbox.timeout_s = wait_s
         return None
 
     def on_stop(self) -> None:
         """Give the descriptors back."""
-        self.actor_inbox.close()
+        self.inbox.close()

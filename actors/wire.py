@@ -68,6 +68,11 @@ _decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 _encode = encoder.encode
 
 
+def pack_body(message: Any) -> bytes:
+    """Return a handshake's bytes."""
+    return _encode(message)
+
+
 def pack_frame(number: int, body: bytes) -> bytes:
     """Return one frame."""
     return HEADER.pack(len(body), number) + body

@@ -214,7 +214,7 @@ class Retry:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields that were given, nested as `flow_policy_set` takes them."""
-        given = dict(self._given)
+        given: dict[str, Any] = dict(self._given)
         if backoff := self.backoff.as_dict():
             given["backoff"] = backoff
         return given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pykka
@@ -63,26 +63,26 @@ Build = Callable[Concatenate[Builders, P], Ask[T]]
 
 
 def _waiting(build: Build[P, T]) -> Callable[Concatenate[Store, P], T]:
-    @wraps(build)
     def call(self: Store, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._wait(build(self._builders, *args, **kwargs))
 
+    update_wrapper(call, build)
     return call
 
 
 def _submitting(build: Build[P, T]) -> Callable[Concatenate[Submit, P], ReplyFuture[T]]:
-    @wraps(build)
     def call(self: Submit, *args: P.args, **kwargs: P.kwargs) -> ReplyFuture[T]:
         return self._store._send(build(self._store._builders, *args, **kwargs))
 
+    update_wrapper(call, build)
     return call
 
 
 def _awaiting(build: Build[P, T]) -> Callable[Concatenate[Aio, P], Awaitable[T]]:
-    @wraps(build)
     async def call(self: Aio, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._store._await(build(self._store._builders, *args, **kwargs))
 
+    update_wrapper(call, build)
     return call
 
 

@@ -102,9 +102,9 @@ class Engine:
                 if touched is not None:
                     touched.update(record.type for _, record in turn.puts)
                 span = writer.add(turn)
-                if reply.__class__ is not Done or len(reply.outcomes) != len(turn.puts):
+                if not isinstance(reply, Done) or len(reply.outcomes) != len(turn.puts):
                     span = None
-            if request.__class__ is commands.ClaimDue and reply.outcomes:
+            if isinstance(request, commands.ClaimDue) and isinstance(reply, Done):
                 reply = self.hydrator.fill(reply, request.hydration)
             answers.append(Answer(reply, span))
         self.commands += len(requests)
@@ -124,7 +124,8 @@ class Engine:
         return self.log.corrupt(position, why)
 
     def _query(self, query: Any, now_ms: int) -> Reply:
-        return QUERIES[query.__class__](self, query, now_ms)
+        reply: Reply = QUERIES[query.__class__](self, query, now_ms)
+        return reply
 
     def sweep(self, now_ms: int) -> commands.Sweep | None:
         """Return the command that ends and removes what is over, if anything is."""

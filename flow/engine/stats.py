@@ -41,7 +41,7 @@ def _outline(index: DueIndex) -> set[tuple[Any, ...]]:
         for flow_type, states in book.items():
             for state, queues in states.items():
                 for priority, queue in enumerate(queues):
-                    entries = [
+                    entries: list[tuple[Any, ...]] = [
                         (name, flow_type, state, priority, at_ms, order, slot.record.id)
                         for at_ms, order, _, slot in queue.entries()
                         if slot.record is not None

@@ -40,12 +40,11 @@ class FlowTable:
         entry = self._by_id.get(flow_id)
         if entry is None:
             return None
-        if entry.__class__ is Slot:
+        if isinstance(entry, Slot):
             record = entry.record
             if record is not None and record.partition_key == partition_key:
                 return entry
             return None
-        assert isinstance(entry, dict)
         return entry.get(partition_key)
 
     def of_id(self, flow_id: str) -> list[Slot]:

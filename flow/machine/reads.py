@@ -22,7 +22,7 @@ def find(state: ShardState, query: Get | History, now_ms: int) -> Slot | Rejecte
     found = [slot for slot in state.table.of_id(query.id) if _is_visible(slot.record, now_ms)]
     exact = [slot for slot in found if slot.record and slot.record.partition_key is None]
     if exact or len(found) <= 1:
-        return (exact or found or [None])[0]
+        return next(iter(exact or found), None)
     return Rejected(ambiguous(query.id, [s.record.partition_key for s in found if s.record]))
 
 

@@ -81,6 +81,7 @@ class Creating(Requests):
 
     def flow_create_many(
         self,
+        /,
         items: Iterable[Mapping[str, Any]],
         *,
         partition_key: str | None = None,

@@ -70,6 +70,7 @@ class Moving(Requests):
 
     def flow_transition_many(
         self,
+        /,
         items: Iterable[Mapping[str, Any]],
         *,
         independent: bool = False,

@@ -299,8 +299,9 @@ def _cursor(after: Any) -> Cursor | None:
     if after is None:
         return None
     try:
-        return msgspec.msgpack.decode(base64.urlsafe_b64decode(after), type=Cursor)
+        cursor: Cursor = msgspec.msgpack.decode(base64.urlsafe_b64decode(after), type=Cursor)
     except (TypeError, ValueError, binascii.Error, msgspec.MsgspecError):
         raise InvalidArgument(
             f"after is what a page's .after said, unchanged; got {after!r}", argument="after"
         ) from None
+    return cursor

@@ -64,6 +64,7 @@ class Settling(Requests):
 
     def flow_complete_many(
         self,
+        /,
         items: Iterable[Mapping[str, Any]],
         *,
         independent: bool = False,
@@ -114,6 +115,7 @@ class Settling(Requests):
 
     def flow_fail_many(
         self,
+        /,
         items: Iterable[Mapping[str, Any]],
         *,
         independent: bool = False,
@@ -167,6 +169,7 @@ class Settling(Requests):
 
     def flow_cancel_many(
         self,
+        /,
         items: Iterable[Mapping[str, Any]],
         *,
         independent: bool = False,
@@ -220,6 +223,7 @@ class Settling(Requests):
 
     def flow_retry_many(
         self,
+        /,
         items: Iterable[Mapping[str, Any]],
         *,
         independent: bool = False,

@@ -1,0 +1,80 @@
+"""How long reopening takes when every flow has ended and its whole history is in the log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import shardflow as sf
+from bench._measure import (
+    Figures,
+    batches,
+    check,
+    circumstances,
+    complete_all,
+    data_directory,
+    expect,
+    new_flow,
+    parser,
+    processes,
+    shards_rss_bytes,
+    tell,
+)
+
+KIND = "bench"
+SAMPLE = 200
+LIFE = ["created", "claimed", "completed"]
+
+
+def main(arguments: list[str]) -> None:
+    """Run once, check, and tell."""
+    made = parser(__doc__)
+    made.add_argument("--flows", type=int, default=100_000)
+    made.add_argument("--batch", type=int, default=500)
+    made.add_argument("--payload", type=int, default=64, metavar="BYTES")
+    options = made.parse_args(arguments)
+    with data_directory(options.dir) as folder:
+        around = circumstances(folder)
+        written_bytes = fill(folder, options)
+        figures = reopen(folder, options, written_bytes)
+    settings = {name: getattr(options, name) for name in ("flows", "batch", "payload")}
+    title = f"recovery: {options.flows:,} completed flows, {len(LIFE)} events each"
+    tell(title, {**figures, **settings, **around}, options.json)
+
+
+def fill(folder: Path, options: Namespace) -> int:
+    """Create and complete the flows; return the bytes of the log."""
+    with sf.open(folder, shards=options.shards, durability=options.durability) as store:
+        for numbers in batches(options.flows, options.batch):
+            flows = [new_flow(number, options.payload) for number in numbers]
+            store.flow_create_many(flows, type=KIND)
+        complete_all(store, KIND, options.batch)
+        return sum(shard["bytes_written"] for shard in store.stats())
+
+
+def reopen(folder: Path, options: Namespace, written_bytes: int) -> Figures:
+    """Open the store again; return how long that took, after checking that nothing is missing."""
+    started = time.perf_counter()
+    with sf.open(folder, durability=options.durability) as store:
+        seconds = time.perf_counter() - started
+        rss_bytes = shards_rss_bytes(store)
+        slowest_ms = max(told["recovery_ms"] for told in processes(store))
+        check(store, KIND, completed=options.flows)
+        for number in range(0, options.flows, max(1, options.flows // SAMPLE)):
+            events = [event.name for event in store.flow_history(f"f{number}")]
+            expect(f"history of flow f{number}", events, LIFE)
+        return {
+            "flows_per_s": round(options.flows / seconds),
+            "reopen_s": round(seconds, 2),
+            "recovery_s_of_slowest_shard": round(slowest_ms / 1_000, 2),
+            "log_mib": round(written_bytes / 2**20, 1),
+            "log_mib_per_s": round(written_bytes / 2**20 / seconds, 1),
+            "shards_rss_mib": round(rss_bytes / 2**20, 1),
+            "shards": store.shards,
+        }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,106 @@
+"""One thread, one command at a time: create, claim, complete, get; and what the bare disk takes.
+
+Each of the first three is answered only once its bytes are on disk, so none can be faster than
+one write and one fdatasync; `disk_p50_us` is that, on the same file system, just before.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import shardflow as sf
+from bench._measure import (
+    Figures,
+    Latencies,
+    check,
+    circumstances,
+    data_directory,
+    expect,
+    log_figures,
+    new_flow,
+    parser,
+    processes_used,
+    settling,
+    tell,
+    use_figures,
+)
+
+KIND = "bench"
+DISK_BYTES = 400
+"""About what one small command puts into the log."""
+DISK_FILE_BYTES = 4 * 2**20
+DISK_WRITES = 1_000
+
+
+def main(arguments: list[str]) -> None:
+    """Run once, check, and tell."""
+    made = parser(__doc__)
+    made.add_argument("--flows", type=int, default=2_000)
+    made.add_argument("--payload", type=int, default=64, metavar="BYTES")
+    options = made.parse_args(arguments)
+    with data_directory(options.dir) as folder:
+        around = circumstances(folder)
+        with sf.open(folder, shards=options.shards, durability=options.durability) as store:
+            figures = measure(store, options, measure_disk(folder))
+    settings = {name: getattr(options, name) for name in ("flows", "payload", "durability")}
+    told = {**figures, **settings, "shards": store.shards, **around}
+    tell(f"single: {options.flows:,} flows, one after the other", told, options.json)
+
+
+def measure(store: sf.Store, options: Namespace, disk: Figures) -> Figures:
+    """Take flow after flow through its life; return the latencies, and the disk's beside them."""
+    latencies = Latencies()
+    before = processes_used(store)
+    started = time.perf_counter()
+    for number in range(options.flows):
+        _live(store, latencies, number, options.payload)
+    seconds = time.perf_counter() - started
+    after = processes_used(store)
+    log = log_figures(store, options.flows)
+    check(store, KIND, completed=options.flows)
+    return {
+        "flows_per_s": round(options.flows / seconds),
+        **latencies.figures("us"),
+        **disk,
+        **log,
+        **use_figures(before, after),
+    }
+
+
+def _live(store: sf.Store, latencies: Latencies, number: int, payload_bytes: int) -> None:
+    flow, timed = new_flow(number, payload_bytes), latencies.timed
+    timed("create", store.flow_create, flow["id"], type=KIND, payload=flow["payload"])
+    (claimed,) = timed("claim", store.flow_claim_due, KIND, worker="w")
+    expect("claimed payload", claimed.payload, flow["payload"])
+    timed("complete", store.flow_complete, **settling(claimed))
+    record = timed("get", store.flow_get, claimed.id)
+    expect("state", record and record.state, "completed")
+
+
+def measure_disk(folder: Path) -> Figures:
+    """Return what a bare write of a command's size and an fdatasync take, beside the data."""
+    path = folder.with_name(folder.name + ".disk")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    disk, data = Latencies(), bytes(DISK_BYTES)
+    try:
+        os.posix_fallocate(fd, 0, DISK_FILE_BYTES)
+        os.fsync(fd)
+        for number in range(DISK_WRITES):
+            disk.timed("disk", _write, fd, data, number * DISK_BYTES)
+    finally:
+        os.close(fd)
+        path.unlink()
+    return {**disk.figures("us"), "disk_bytes": DISK_BYTES}
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    os.pwrite(fd, data, offset)
+    os.fdatasync(fd)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
