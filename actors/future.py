@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -37,6 +38,8 @@ class ReplyFuture(pykka.Future[T], Generic[T]):
         self._callbacks: list[Callable[[], None]] | None = []
         self.withdraw: Callable[[], bool] = _never
         """Take the request back; True if it certainly was and will never be applied."""
+        self.lead: Callable[[ReplyFuture[T], float | None], None] | None = None
+        """Reads answers in the waiting thread, if the future has one shard to wait for."""
 
     # ---- the side of the shard ----
 
@@ -74,7 +77,7 @@ class ReplyFuture(pykka.Future[T], Generic[T]):
             return super().get(timeout=timeout)
         except NotImplementedError:
             pass
-        if not self._gate.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        if not self._wait(timeout):
             raise pykka.Timeout(f"{timeout} seconds")
         try:
             if not self._is_read:
@@ -85,6 +88,19 @@ class ReplyFuture(pykka.Future[T], Generic[T]):
             raise self._error
         value: T = self._value
         return value
+
+    def _wait(self, timeout_s: float | None) -> bool:
+        """Wait until resolved, and take the gate; False if time is up first."""
+        if self._gate.acquire(blocking=False):
+            return True
+        if timeout_s is None:
+            if self.lead is not None:
+                self.lead(self, None)
+            return self._gate.acquire()
+        end_s = time.monotonic() + timeout_s
+        if self.lead is not None and timeout_s > 0:
+            self.lead(self, timeout_s)
+        return self._gate.acquire(timeout=max(0.0, end_s - time.monotonic()))
 
     def _settle(self) -> None:
         try:

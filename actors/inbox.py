@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
+import select
 import socket
 from collections import deque
 from typing import Any, Self
@@ -33,24 +33,30 @@ class Ready:
 
     def __init__(self, events: list[tuple[Any, int]]) -> None:
         self.events = events
-        """(what was registered, selectors.EVENT_READ | EVENT_WRITE); empty: time is up."""
+        """(what was registered, READ | WRITE); empty: time is up."""
+
+
+READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
+WRITE = select.EPOLLOUT
 
 
 class SelectorInbox:
     """Messages told from other threads come first; then whatever the selector finds.
 
     `timeout_s` is set by the actor that reads from it: how long `get` may wait for channels.
+    The selector is an epoll, because that may be changed by any thread while one waits on it.
     """
 
     def __init__(self) -> None:
         self._told: deque[Any] = deque()
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
         self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
-        self._selector.register(self._wakee, selectors.EVENT_READ, _WAKE)
+        self._what: dict[int, Any] = {}
         self.timeout_s: float | None = None
         self._closed = False
+        self.watch(self._wakee, _WAKE)
 
     def put(self, envelope: Any, /) -> None:
         """Add a message; safe from any thread."""
@@ -68,11 +74,15 @@ class SelectorInbox:
         while True:
             if self._told:
                 return self._told.popleft()
-            events = [(key.data, mask) for key, mask in self._selector.select(self.timeout_s)]
-            ready = [event for event in events if event[0] is not _WAKE]
-            if len(ready) != len(events):
-                with contextlib.suppress(BlockingIOError):
-                    self._wakee.recv(4_096)
+            events = self._epoll.poll(self.timeout_s)
+            ready = []
+            for fd, mask in events:
+                what = self._what.get(fd)
+                if what is _WAKE:
+                    with contextlib.suppress(BlockingIOError):
+                        self._wakee.recv(4_096)
+                elif what is not None:
+                    ready.append((what, mask))
             if ready or not events or not self._told:
                 return Mail(Ready(ready))
 
@@ -80,24 +90,38 @@ class SelectorInbox:
         """Whether no told message waits; ready channels do not count."""
         return not self._told
 
-    def watch(self, channel: Any, what: Any, *, write: bool = False) -> None:
-        """Report `what` when the channel can be read, or also when it can be written."""
-        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
-        try:
-            self._selector.modify(channel, mask, what)
-        except KeyError:
-            self._selector.register(channel, mask, what)
+    def watch(self, channel: Any, what: Any, *, write: bool = False, once: bool = False) -> None:
+        """Report `what` when the channel can be read, or also when it can be written.
+
+        With `once`, a report is the last one until `watch` is called again. Any thread.
+        """
+        fd = channel if isinstance(channel, int) else channel.fileno()
+        mask = select.EPOLLIN | (select.EPOLLOUT if write else 0)
+        mask |= select.EPOLLONESHOT if once else 0
+        if fd in self._what:
+            self._what[fd] = what
+            self._epoll.modify(fd, mask)
+        else:
+            self._what[fd] = what
+            self._epoll.register(fd, mask)
+
+    def pause(self, channel: socket.socket) -> None:
+        """Report nothing of a channel until `watch` is called again. Any thread."""
+        with contextlib.suppress(OSError, ValueError):
+            self._epoll.modify(channel.fileno(), 0)
 
     def unwatch(self, channel: Any) -> None:
-        """Report a channel no more; safe to repeat."""
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(channel)
+        """Forget a channel, before it is closed; safe to repeat. Any thread."""
+        fd = channel if isinstance(channel, int) else channel.fileno()
+        if self._what.pop(fd, None) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._epoll.unregister(fd)
 
     def close(self) -> None:
         """Give the descriptors back; later pokes do nothing."""
         if not self._closed:
             self._closed = True
-            self._selector.close()
+            self._epoll.close()
             self._waker.close()
             self._wakee.close()
 

@@ -14,6 +14,7 @@ from ..flow.errors import FlowError, Refused, refusal
 from ..flow.limits import RESTARTS_MAX
 from ..flow.queries import Watch
 from ..flow.replies import Rejected, reject
+from .future import ReplyFuture
 from .port import Receiver
 from .service import Arrival, Departure, Service
 
@@ -63,6 +64,9 @@ class LocalLink:
     def withdraw(self, number: int) -> bool:
         """Nothing waits to be sent here."""
         return False
+
+    def lead(self, future: ReplyFuture[Any], timeout_s: float | None) -> None:
+        """Nothing has to be read here."""
 
     def wake(self) -> None:
         """Do what time has made due."""

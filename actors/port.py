@@ -35,6 +35,10 @@ class Link(Protocol):
         """Take a request back; True if it was never sent, and now never will be."""
         ...
 
+    def lead(self, future: ReplyFuture[Any], timeout_s: float | None) -> None:
+        """Read answers in the caller's thread until the future is resolved or time is up."""
+        ...
+
     def close(self) -> None:
         """Refuse everything from now on; safe to repeat."""
         ...

@@ -8,9 +8,7 @@ message that is a command is submitted, and its future is the answer.
 from __future__ import annotations
 
 import logging
-import selectors
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ..flow.errors import FlowError
-from .inbox import Mail, Ready, SelectorActor
+from .inbox import READ, WRITE, Mail, Ready, SelectorActor
 from .link import ProcessLink
 from .routes import Routes
 
@@ -41,9 +39,8 @@ class GiveUp(NamedTuple):
     error: FlowError
 
 
-class _Look(NamedTuple):
-    link: ProcessLink
-    write: bool
+class _Lost(NamedTuple):
+    shard: int
 
 
 class RouterActor(SelectorActor):
@@ -53,13 +50,8 @@ class RouterActor(SelectorActor):
         super().__init__()
         self.links = [ProcessLink(i, path, token, self) for i, path in enumerate(paths)]
         self.routes = Routes(self.links)
-        self._thread: threading.Thread | None = None
         self._retries: dict[int, tuple[float, float]] = {}
         """shard → (when to connect again, the wait before that), monotonic seconds."""
-
-    def on_start(self) -> None:
-        """Note the thread that may touch the selector."""
-        self._thread = threading.current_thread()
 
     def on_receive(self, message: Any) -> Any:
         """Serve one round of ready sockets, or one message."""
@@ -67,8 +59,8 @@ class RouterActor(SelectorActor):
         if isinstance(message, Ready):
             for what, mask in message.events:
                 self._serve(what, mask)
-        elif isinstance(message, _Look):
-            self.look(message.link, write=message.write)
+        elif isinstance(message, _Lost):
+            self._retry_later(message.shard)
         elif isinstance(message, Connect):
             self._connect(message.shard)
         elif isinstance(message, GiveUp):
@@ -95,10 +87,11 @@ class RouterActor(SelectorActor):
         self.on_stop()
 
     def _serve(self, link: ProcessLink, mask: int) -> None:
-        if link.channel is not None and mask & selectors.EVENT_WRITE:
+        if mask & WRITE:
             link.writable()
-        if link.channel is not None and mask & selectors.EVENT_READ and not link.readable():
-            self._retry_later(link.shard)
+        if mask & READ:
+            link.readable()
+        link.look()
 
     def _connect(self, shard: int) -> None:
         link = self.links[shard]
@@ -128,18 +121,23 @@ class RouterActor(SelectorActor):
         times = [at_s for at_s, _ in self._retries.values()]
         self.inbox.timeout_s = max(0.0, min(times) - now_s) if times else None
 
-    # ---- for the links ----
+    # ---- for the links, from any thread ----
 
-    def look(self, link: ProcessLink, *, write: bool) -> None:
-        """Report when a link's socket can be read, or also written."""
-        if threading.current_thread() is not self._thread:
-            self.inbox.put(Mail(_Look(link, write)))
-        elif link.channel is not None:
-            self.inbox.watch(link.channel, link, write=write)
+    def look(self, channel: socket.socket, link: ProcessLink, *, write: bool) -> None:
+        """Report once when a link's socket can be read, or also written."""
+        self.inbox.watch(channel, link, write=write, once=True)
 
     def look_away(self, channel: socket.socket) -> None:
-        """Report a socket no more."""
+        """Report a socket no more until `look`."""
+        self.inbox.pause(channel)
+
+    def forget(self, channel: socket.socket) -> None:
+        """Report a socket never again: it is about to be closed."""
         self.inbox.unwatch(channel)
+
+    def lost(self, link: ProcessLink) -> None:
+        """Connect again, by and by."""
+        self.inbox.put(Mail(_Lost(link.shard)))
 
 
 def _as_it_is(reply: Any) -> Any:

@@ -43,6 +43,7 @@ class Routes:
         link = self._links[shard]
         number = link.submit(request, future)
         future.withdraw = lambda: link.withdraw(number)
+        future.lead = link.lead
 
     def by_items(self, command: commands.Batch, future: ReplyFuture[Any]) -> None:
         """Send a batch to the shards of its items."""

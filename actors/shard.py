@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import socket
 import time
 from collections import deque
@@ -24,7 +23,7 @@ from ..flow.limits import (
     INBOX_REQUESTS_MAX,
 )
 from .connection import Connection, is_own_user
-from .inbox import Ready, SelectorActor
+from .inbox import READ, WRITE, Ready, SelectorActor
 from .service import Arrival, Departure, Service
 from .wire import HELLO, Welcome, WireError, pack_answer, pack_body, pack_frame, read_request
 
@@ -122,9 +121,9 @@ class ShardActor(SelectorActor):
         if connection.is_closed:
             return 0
         try:
-            if mask & selectors.EVENT_WRITE and not connection.flush():
+            if mask & WRITE and not connection.flush():
                 self.inbox.watch(connection.channel, connection)
-            if not mask & selectors.EVENT_READ or size > INBOX_BYTES_MAX or self._waiting:
+            if not mask & READ or size > INBOX_BYTES_MAX or self._waiting:
                 return 0
             return self._read(connection, arrivals)
         except EOFError:

@@ -209,7 +209,9 @@ class DiskFiles:
     """A directory on the local disk; made if it is missing, readable by its owner only."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True)
+            sync_directory(path.parent)
         self._path = path
         self._lock_fd = -1
 

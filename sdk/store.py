@@ -63,7 +63,7 @@ Build = Callable[Concatenate[Builders, P], Ask[T]]
 
 
 def _waiting(build: Build[P, T]) -> Callable[Concatenate[Store, P], T]:
-    def call(self: Store, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._wait(build(self._builders, *args, **kwargs))
 
     update_wrapper(call, build)
@@ -71,7 +71,7 @@ def _waiting(build: Build[P, T]) -> Callable[Concatenate[Store, P], T]:
 
 
 def _submitting(build: Build[P, T]) -> Callable[Concatenate[Submit, P], ReplyFuture[T]]:
-    def call(self: Submit, *args: P.args, **kwargs: P.kwargs) -> ReplyFuture[T]:
+    def call(self: Submit, /, *args: P.args, **kwargs: P.kwargs) -> ReplyFuture[T]:
         return self._store._send(build(self._store._builders, *args, **kwargs))
 
     update_wrapper(call, build)
@@ -79,7 +79,7 @@ def _submitting(build: Build[P, T]) -> Callable[Concatenate[Submit, P], ReplyFut
 
 
 def _awaiting(build: Build[P, T]) -> Callable[Concatenate[Aio, P], Awaitable[T]]:
-    async def call(self: Aio, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call(self: Aio, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._store._await(build(self._store._builders, *args, **kwargs))
 
     update_wrapper(call, build)

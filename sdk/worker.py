@@ -6,15 +6,12 @@ import itertools
 import logging
 import os
 import random
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from ..flow.errors import (
     InvalidArgument,
@@ -30,6 +27,7 @@ from .dsl import Handler
 from .hands import Hands
 from .job import Job
 from .running import handled_states, require_plain
+from .stopping import Stop
 from .times import duration_ms
 
 if TYPE_CHECKING:
@@ -108,7 +106,7 @@ class Worker:
         self._claimer = threading.Thread(
             target=self._claim_loop, name=f"{self.name}/claim", daemon=True
         )
-        self._stopping = threading.Event()
+        self._stopping = Stop()
         self._drain_turn = threading.Lock()
         self._is_started = False
         self._is_drained = False
@@ -120,10 +118,10 @@ class Worker:
         Raises what ended the worker, if it was not a stop: an error of the store that does not
         pass by itself, or a handler's SystemExit.
         """
-        with self._stopped_by_sigterm():
+        with self._stopping.or_sigterm():
             self.start()
             try:
-                self._stopping.wait()
+                self._stopping.wait_or_sigterm()
             finally:
                 self.stop()
 
@@ -222,29 +220,13 @@ class Worker:
 
     def _request_stop(self) -> None:
         self._hands.close()
-        self._stopping.set()
+        self._stopping.request()
 
     def _drain(self) -> None:
         self._hands.drain(self._drain_s)
         # A claim under way gives its jobs back, for which it should find the store still open.
         # It is waited for twice its time and no longer: the store's clock may stand still.
         self._claimer.join(2 * CLAIM_BLOCK_MS / 1_000)
-
-    @contextmanager
-    def _stopped_by_sigterm(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: Any) -> None:
-            # In a thread: the interrupted code may hold the very locks that stopping takes.
-            threading.Thread(target=self._request_stop, daemon=True).start()
-
-        previous = signal.signal(signal.SIGTERM, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
 
 def _check_executor(executor: str) -> None:

@@ -32,10 +32,14 @@ class Log:
         self.frames_written = 0
         self.syncs = 0
         self._broken = False
-        if self._segment not in self._handles:
-            self._start_segment(self._segment)
-        # The new epoch is on disk before anything is done under it.
-        self.append(self.begin(), [], sync=True)
+        try:
+            if self._segment not in self._handles:
+                self._start_segment(self._segment)
+            # The new epoch is on disk before anything is done under it.
+            self.append(self.begin(), [], sync=True)
+        except BaseException:
+            self.abandon()
+            raise
 
     @property
     def position(self) -> tuple[int, int]:
@@ -58,8 +62,7 @@ class Log:
 
     def append(self, frame: bytearray, lengths: list[int], *, sync: bool) -> None:
         """Write a frame; with `sync`, return only once it is on disk."""
-        if self._broken:
-            raise OSError("this log failed before; the shard has to recover from disk")
+        self._refuse_if_broken()
         self._broken = True
         seal(frame, lengths, self._lsn + 1, self._synced_lsn, self.epoch)
         handle = self._handles[self._segment]
@@ -78,6 +81,8 @@ class Log:
 
     def sync(self) -> None:
         """Return once everything that was appended is on disk."""
+        # A second sync after a failed one would succeed, and write nothing of what the first lost.
+        self._refuse_if_broken()
         if not self.has_unsynced:
             return
         self._broken = True
@@ -117,6 +122,10 @@ class Log:
         for handle in self._handles.values():
             handle.close()
         self._handles.clear()
+
+    def _refuse_if_broken(self) -> None:
+        if self._broken:
+            raise OSError("this log failed before; the shard has to recover from disk")
 
     def _handle(self, segment: int) -> File:
         handle = self._handles.get(segment)

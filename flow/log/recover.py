@@ -9,6 +9,7 @@ test_torn_log cuts and flips a log at every byte.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ class Recovery:
     epoch: int = 0
     cut_bytes: int = 0
     """Length of the torn tail that was removed; reserved zeros do not count."""
+    doubtful: int = 0
+    """Where in the last segment the frames begin that no later one knows to be on disk."""
 
 
 def segment_name(number: int) -> str:
@@ -53,15 +56,27 @@ def recover(files: Files, take: Take) -> Recovery:
         CorruptLog: a frame that was on disk is damaged or missing; nothing was changed.
     """
     result = Recovery()
+    try:
+        _recover(files, take, result)
+    except BaseException:
+        for handle in result.handles.values():
+            handle.close()
+        raise
+    return result
+
+
+def _recover(files: Files, take: Take, result: Recovery) -> None:
     numbers = segment_numbers(files)
     bad: _Bad | None = None
     for number in numbers:
         handle = result.handles[number] = files.open(segment_name(number))
         data = memoryview(handle.pread(handle.size(), 0))
-        if bad is None or not bad.is_followed_by(data):
-            _refuse_if_vouched(files, bad, data, 0)
-        else:
+        if bad is not None and bad.is_followed_by(data):
             bad = None
+        elif bad is not None:
+            if not result.cut_bytes and bad.segment == result.segment:
+                bad = bad.placed_before(number, data)
+            _refuse_if_vouched(files, bad, data, 0)
         if bad is not None:
             continue
         result.segment = number
@@ -69,8 +84,10 @@ def recover(files: Files, take: Take) -> Recovery:
         bad = _Bad(number, result.offset, result.lsn + 1)
         _refuse_if_vouched(files, bad, data, result.offset)
         result.cut_bytes = len(bytes(data[result.offset :]).rstrip(b"\0"))
+        if result.lsn == 0 and result.cut_bytes > HEADER_BYTES:
+            # The first frame is an epoch's, synced before the second: all of it cannot be torn.
+            raise _corrupt(files, number, 0, "the log does not begin with a frame")
     _cut_tail(files, numbers, result)
-    return result
 
 
 @dataclass
@@ -86,12 +103,20 @@ class _Bad:
         header = read_header(data, 0)
         return header is not None and header.lsn == self.lsn
 
+    def placed_before(self, number: int, data: memoryview) -> _Bad:
+        """Return the place to name, given what follows a segment that ends with a whole frame."""
+        if number == self.segment + 1 and read_header(data, 0) is not None:
+            return self
+        return _Bad(self.segment + 1, 0, self.lsn)
+
 
 def _read_segment(files: Files, number: int, data: memoryview, result: Recovery, take: Take) -> int:
     at = 0
+    doubtful: deque[tuple[int, int]] = deque()
     while (header := read_header(data, at)) is not None:
-        if header.lsn != result.lsn + 1 and result.lsn:
-            raise _corrupt(files, number, at, f"frame {header.lsn} follows frame {result.lsn}")
+        if header.lsn != result.lsn + 1:
+            why = f"frame {header.lsn} stands where frame {result.lsn + 1} belongs"
+            raise _corrupt(files, number, at, why)
         if header.epoch < result.epoch:
             raise _corrupt(files, number, at, "an older epoch follows a newer one")
         offset = at + HEADER_BYTES
@@ -100,14 +125,16 @@ def _read_segment(files: Files, number: int, data: memoryview, result: Recovery,
             offset += length
         result.lsn = header.lsn
         result.epoch = header.epoch
+        doubtful.append((header.lsn, at))
+        while doubtful and doubtful[0][0] <= header.synced_lsn:
+            doubtful.popleft()
         at += HEADER_BYTES + header.body_bytes
+    result.doubtful = doubtful[0][1] if doubtful else at
     return at
 
 
-def _refuse_if_vouched(files: Files, bad: _Bad | None, data: memoryview, start: int) -> None:
+def _refuse_if_vouched(files: Files, bad: _Bad, data: memoryview, start: int) -> None:
     """Raise CorruptLog if a whole frame at or after `start` knows the bad one to be on disk."""
-    if bad is None:
-        return
     for header in _later_frames(data, start):
         if header.synced_lsn >= bad.lsn:
             raise _corrupt(
@@ -140,7 +167,10 @@ def _cut_tail(files: Files, numbers: list[int], result: Recovery) -> None:
     handle = result.handles[result.segment]
     if handle.size() > result.offset:
         handle.truncate(result.offset)
-        handle.sync()
+    # The process before may have ended at a failed sync: then these bytes read well, but are on no
+    # disk, and no further sync would put them there. Written again, the next one does.
+    handle.pwrite(handle.pread(result.offset - result.doubtful, result.doubtful), result.doubtful)
+    handle.sync()
     files.sync_directory()
 
 

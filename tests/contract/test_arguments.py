@@ -184,9 +184,9 @@ def test_a_fencing_token_out_of_bounds_is_refused(flows: Flows) -> None:
 
 def test_at_most_a_thousand_references_are_read_at_once(flows: Flows) -> None:
     ref = flows.create(payload=0).payload_ref
-    assert flows.store.flow_value_mget([ref] * 1_000, max_bytes=10) == [0] * 1_000
+    assert flows.values(*[ref] * 1_000) == [0] * 1_000
     with pytest.raises(sf.InvalidArgument):
-        flows.store.flow_value_mget([ref] * 1_001, max_bytes=10)
+        flows.values(*[ref] * 1_001)
 
 
 def test_an_invalid_argument_is_a_value_error_that_names_what_is_wrong(flows: Flows) -> None:

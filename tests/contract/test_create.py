@@ -46,6 +46,7 @@ def test_every_creation_argument_is_on_the_record(flows: Flows, name: Name) -> N
         "root_flow_id": name("root"),
         "correlation_id": name("order"),
         "attributes": {"tenant": "t1", "seats": 0, "rate": 0.5, "trial": False, "note": None},
+        "max_active_ms": 5_000_000,
         "retention_ttl_ms": 60_000,
         "history_max_events": 50,
     }

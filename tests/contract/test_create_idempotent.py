@@ -21,6 +21,7 @@ GIVEN: dict[str, Any] = {
     "attributes": {"tenant": "t1", "seats": 0},
     "values": {"limit": 0},
     "retention_ttl_ms": 1_000_000,
+    "max_active_ms": 1_000_000,
     "history_max_events": 100,
 }
 CHANGED: dict[str, Any] = {
@@ -34,6 +35,7 @@ CHANGED: dict[str, Any] = {
     "attributes": {"tenant": "t1", "seats": 1},
     "values": {"limit": ""},
     "retention_ttl_ms": 1_000_001,
+    "max_active_ms": 1_000_001,
     "history_max_events": 101,
 }
 

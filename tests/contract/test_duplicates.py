@@ -134,6 +134,13 @@ def test_a_repeat_after_the_flow_is_gone_does_not_bring_it_back(flows: Flows) ->
     assert flows.store.flow_get(job.id) is None
 
 
+def test_an_extension_repeated_at_the_same_instant_writes_nothing(flows: Flows) -> None:
+    job = flows.leased()
+    extended = flows.extend(job, lease_ms=45_000)
+    with flows.unchanged(extended):
+        assert facts(flows.extend(job, lease_ms=45_000)) == facts(extended)
+
+
 def test_a_repeat_charges_no_second_attempt(flows: Flows) -> None:
     job = flows.leased()
     for _ in range(5):

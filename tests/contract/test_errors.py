@@ -143,7 +143,9 @@ def test_refusals_of_a_store_survive_pickling_with_all_they_say(flows: Flows) ->
         assert str(back) == str(error)
         for field in {"flow_id", "partition_key", "applied", *FIELDS[name]} - {"results"}:
             assert getattr(back, field) == getattr(error, field)
-    assert [result.code for result in errors["BatchError"].results] == ["stale_lease"]
+    batch = errors["BatchError"]
+    assert isinstance(batch, sf.BatchError)
+    assert [result.code for result in batch.results] == ["stale_lease"]
 
 
 def test_refusals_of_a_store_name_the_flow(flows: Flows, name: Name) -> None:

@@ -102,9 +102,10 @@ def test_an_option_that_is_not_allowed_opens_nothing(
     open_store().close()
 
 
-def test_a_role_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", ["boss", "", None, 1], ids=repr)
+def test_a_role_that_does_not_exist_is_refused(tmp_path: Path, role: Any) -> None:
     with pytest.raises(sf.InvalidArgument):
-        sf.open(tmp_path / "data", role="boss", in_process=True)
+        sf.open(tmp_path / "data", role=role, shards=1, in_process=True)
 
 
 def test_an_unknown_option_is_a_type_error(open_store: OpenStore) -> None:

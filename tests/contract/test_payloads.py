@@ -73,7 +73,7 @@ def test_a_value_comes_back_as_it_went_in_from_every_place(flows: Flows, value: 
     assert same(read.values["named"], value)
     failed = flows.fail(flows.leased("b"), error=value)
     assert same(flows.read(failed).error, value)
-    (got,) = flows.store.flow_value_mget([flow.payload_ref], max_bytes=1_000)
+    (got,) = flows.values(flow.payload_ref)
     assert same(got, value)
 
 

@@ -172,9 +172,9 @@ def test_policies_hold_after_a_restart_on_every_shard(durable: Any, name: Name) 
 
 
 def test_shared_values_are_there_after_a_restart(durable: Any) -> None:
-    refs = [durable.store.flow_value_put(value) for value in ("shared", None, 0)]
+    refs = [durable.flows.share(value) for value in ("shared", None, 0)]
     flows = durable.reopen()
-    assert flows.store.flow_value_mget(refs, max_bytes=100) == ["shared", None, 0]
+    assert flows.values(*refs) == ["shared", None, 0]
 
 
 def test_named_values_stay_what_they_were_after_a_restart(durable: Any) -> None:

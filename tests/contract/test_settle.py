@@ -40,7 +40,7 @@ def test_a_result_is_kept_beside_the_payload(flows: Flows) -> None:
     assert (read.payload, read.result, read.error) == ("in", {"receipt": 0}, None)
     assert ended.result_ref is not None
     assert ended.error_ref is None
-    assert flows.store.flow_value_mget([ended.result_ref], max_bytes=100) == [{"receipt": 0}]
+    assert flows.values(ended.result_ref) == [{"receipt": 0}]
 
 
 def test_an_error_is_kept_beside_the_payload(flows: Flows) -> None:

@@ -110,7 +110,7 @@ def test_only_the_values_asked_for_are_read(flows: Flows) -> None:
 def test_a_value_that_belongs_to_no_flow_has_a_reference(flows: Flows) -> None:
     ref = flows.store.flow_value_put({"shared": True})
     assert isinstance(ref, str)
-    assert flows.store.flow_value_mget([ref], max_bytes=1_000) == [{"shared": True}]
+    assert flows.values(ref) == [{"shared": True}]
 
 
 def test_a_value_has_both_a_flow_and_a_name_or_neither(flows: Flows) -> None:
@@ -124,13 +124,13 @@ def test_a_value_has_both_a_flow_and_a_name_or_neither(flows: Flows) -> None:
 
 
 def test_values_are_read_by_reference_in_the_order_asked_for(flows: Flows, name: Name) -> None:
-    refs = []
+    refs: list[str | None] = []
     for number, key in enumerate([*name.partitions(), None, None]):
         flow = flows.create(number, partition_key=key, payload=number)
         refs.append(flow.payload_ref)
-    refs.append(flows.store.flow_value_put("shared"))
+    refs.append(flows.share("shared"))
     order = [4, 0, 3, 1, 2, 0]
-    found = flows.store.flow_value_mget([refs[i] for i in order], max_bytes=1_000)
+    found = flows.values(*(refs[i] for i in order))
     assert found == ["shared", 0, 3, 1, 2, 0]
 
 
@@ -138,7 +138,7 @@ def test_payload_result_error_and_named_values_are_read_by_reference(flows: Flow
     done = flows.complete(flows.leased("done", payload="p", values={"v": "n"}), result="r")
     failed = flows.fail(flows.leased("failed"), error="e")
     refs = [done.payload_ref, done.result_ref, done.value_refs["v"], failed.error_ref]
-    assert flows.store.flow_value_mget(refs, max_bytes=10) == ["p", "r", "n", "e"]
+    assert flows.values(*refs, max_bytes=10) == ["p", "r", "n", "e"]
 
 
 def test_no_references_read_no_values(flows: Flows) -> None:
@@ -147,14 +147,13 @@ def test_no_references_read_no_values(flows: Flows) -> None:
 
 def test_an_unknown_reference_reads_none(flows: Flows) -> None:
     ref = flows.create(payload="known").payload_ref
-    found = flows.store.flow_value_mget(["vfffffffffff00", ref, "vfffffffffff01"], max_bytes=10)
+    found = flows.values("vfffffffffff00", ref, "vfffffffffff01")
     assert found == [None, "known", None]
 
 
 @pytest.mark.parametrize("value", [None, 0, "", [], False], ids=repr)
 def test_an_empty_value_is_read_as_it_is(flows: Flows, value: Any) -> None:
-    ref = flows.store.flow_value_put(value)
-    (found,) = flows.store.flow_value_mget([ref], max_bytes=10)
+    (found,) = flows.values(flows.share(value))
     assert found == value
     assert type(found) is type(value)
 
@@ -162,7 +161,7 @@ def test_an_empty_value_is_read_as_it_is(flows: Flows, value: Any) -> None:
 def test_a_value_over_the_cap_is_left_out_and_the_others_are_read(flows: Flows) -> None:
     small, large = flows.create("small", payload="x"), flows.create("large", payload=b"x" * 500)
     refs = [small.payload_ref, large.payload_ref, small.payload_ref]
-    first, omitted, last = flows.store.flow_value_mget(refs, max_bytes=large.payload_size - 1)
+    first, omitted, last = flows.values(*refs, max_bytes=large.payload_size - 1)
     assert (first, last) == ("x", "x")
     assert isinstance(omitted, sf.OmittedValue)
     assert (omitted.ref, omitted.size) == (large.payload_ref, large.payload_size)
@@ -170,7 +169,7 @@ def test_a_value_over_the_cap_is_left_out_and_the_others_are_read(flows: Flows) 
 
 def test_a_value_of_exactly_the_cap_is_read(flows: Flows) -> None:
     flow = flows.create(payload=b"x" * 500)
-    found = flows.store.flow_value_mget([flow.payload_ref], max_bytes=flow.payload_size)
+    found = flows.values(flow.payload_ref, max_bytes=flow.payload_size)
     assert found == [b"x" * 500]
 
 
@@ -178,4 +177,4 @@ def test_an_old_payload_is_not_what_the_new_reference_reads(flows: Flows) -> Non
     flow = flows.create(payload="old")
     moved = flows.move(flow, "next", payload="new")
     assert moved.payload_ref != flow.payload_ref
-    assert flows.store.flow_value_mget([moved.payload_ref], max_bytes=100) == ["new"]
+    assert flows.values(moved.payload_ref) == ["new"]

@@ -196,6 +196,18 @@ class Flows:
         options.setdefault("partition_key", flow.partition_key)
         return self.store.flow_value_put(value, id=flow.id, name=value_name, **options)
 
+    def share(self, value: Any) -> str:
+        """Put a value that belongs to no flow and return its reference."""
+        found = self.store.flow_value_put(value)
+        assert isinstance(found, str)
+        return found
+
+    def values(self, *refs: str | None, max_bytes: int = 100_000) -> list[Any]:
+        """Read values by references that have to be there."""
+        given = [ref for ref in refs if ref is not None]
+        assert len(given) == len(refs)
+        return list(self.store.flow_value_mget(given, max_bytes=max_bytes))
+
     def get(self, flow: sf.FlowRecord, **options: Any) -> sf.FlowRecord:
         options.setdefault("partition_key", flow.partition_key)
         record = self.store.flow_get(flow.id, **options)
@@ -223,8 +235,11 @@ class Flows:
 
     @staticmethod
     def _held(
-        command: Callable[..., Any], job: sf.FlowRecord, options: dict[str, Any], *states: str
-    ) -> Any:
+        command: Callable[..., sf.FlowRecord],
+        job: sf.FlowRecord,
+        options: dict[str, Any],
+        *states: str,
+    ) -> sf.FlowRecord:
         options.setdefault("partition_key", job.partition_key)
         options.setdefault("fencing_token", job.fencing_token)
         token = options.pop("lease_token", job.lease_token)

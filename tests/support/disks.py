@@ -21,7 +21,7 @@ import errno
 import os
 from dataclasses import dataclass, field
 from random import Random
-from typing import Literal
+from typing import Literal, TypeVar
 
 Kind = Literal["none", "all", "prefix", "zeros", "holes"]
 KINDS: tuple[Kind, ...] = ("none", "all", "prefix", "zeros", "holes")
@@ -59,20 +59,21 @@ class _Change:
 
     at: int
     data: bytes | None = None
+    room: int = 0
+    """How far the file reaches after it, from `at` on, if that is more than its data."""
 
     def apply(self, content: bytearray) -> None:
         if self.data is None:
             _resize(content, self.at)
             return
-        _resize(content, max(len(content), self.at + len(self.data)))
+        _resize(content, max(len(content), self.at + max(self.room, len(self.data))))
         content[self.at : self.at + len(self.data)] = self.data
 
     def torn(self, size: int, *, zeros: bool = False) -> _Change:
-        """Return the change with only `size` bytes of it made, the rest unmade or zeros."""
+        """Return the change with only `size` bytes made; with `zeros`, the file has grown."""
         if self.data is None:
             return self
-        rest = bytes(len(self.data) - size) if zeros else b""
-        return _Change(self.at, self.data[:size] + rest)
+        return _Change(self.at, self.data[:size], len(self.data) if zeros else 0)
 
     @property
     def size(self) -> int:
@@ -104,6 +105,9 @@ class _NameChange:
     node: _Node | None
     """None: the name was removed."""
     size: int = 1
+
+
+AnyChange = TypeVar("AnyChange", _Change, _NameChange)
 
 
 class DiskHandle:
@@ -311,7 +315,7 @@ class Disk:
             _rename(self._durable_nodes, change)
 
 
-def surviving[T: (_Change, _NameChange)](pending: list[T], loss: Loss) -> list[T]:
+def surviving(pending: list[AnyChange], loss: Loss) -> list[AnyChange]:
     """Return what is left of changes that no sync covered, in their order."""
     chance = Random(loss.seed)
     if loss.kind == "none":
@@ -327,7 +331,7 @@ def surviving[T: (_Change, _NameChange)](pending: list[T], loss: Loss) -> list[T
     return [_torn(change, size) for change, size in zip(pending, sizes, strict=True) if size]
 
 
-def _sizes[T: (_Change, _NameChange)](pending: list[T], left: int) -> list[tuple[T, int]]:
+def _sizes(pending: list[AnyChange], left: int) -> list[tuple[AnyChange, int]]:
     sizes = []
     for change in pending:
         sizes.append((change, min(left, change.size)))
@@ -335,7 +339,7 @@ def _sizes[T: (_Change, _NameChange)](pending: list[T], left: int) -> list[tuple
     return sizes
 
 
-def _torn[T: (_Change, _NameChange)](change: T, size: int, *, zeros: bool = False) -> T:
+def _torn(change: AnyChange, size: int, *, zeros: bool = False) -> AnyChange:
     return change.torn(size, zeros=zeros) if isinstance(change, _Change) else change
 
 

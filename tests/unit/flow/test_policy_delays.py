@@ -321,14 +321,15 @@ def test_a_number_is_accepted_up_to_its_bound(field: str, largest: int) -> None:
 
     for value in (0, 1, largest, None):
         check_retry(declare(value))
-    for value in (-1, largest + 1, 1.0, True, "1", [1]):
+    refused: list[Any] = [-1, largest + 1, 1.0, True, "1", [1]]
+    for bad in refused:
         with pytest.raises(InvalidArgument) as caught:
-            check_retry(declare(value))
+            check_retry(declare(bad))
         assert field in str(caught.value)
         with pytest.raises(InvalidArgument):
-            patch_of(declare(value))
+            patch_of(declare(bad))
         with pytest.raises(InvalidArgument):
-            Retry(**declare(value))
+            Retry(**declare(bad))
 
 
 @pytest.mark.parametrize(
