@@ -40,6 +40,19 @@ class Claim:
         self._receiver = receiver
         self._lock = threading.Lock()
         self._round = 0
+        self._waiting: _Watching | None = None
+        self._is_given_up = False
+
+    def give_up(self) -> bool:
+        """Stop waiting; True if nothing was claimed and nothing will be."""
+        with self._lock:
+            self._is_given_up = True
+            waiting, self._waiting = self._waiting, None
+            self._round += 1
+        if waiting is None:
+            return False
+        waiting.end()
+        return True
 
     def start(self) -> None:
         """Try once; what follows is driven by the answers."""
@@ -149,17 +162,21 @@ class Claim:
             command.expired,
             self._until_ms,
         )
-        self._round += 1
-        waiting = _Watching(self, self._round, len(self._links))
+        with self._lock:
+            if self._is_given_up:
+                return
+            self._round += 1
+            waiting = self._waiting = _Watching(self, self._round, len(self._links))
         for link in self._links:
             waiting.send(link, watch)
 
     def again(self, round_number: int) -> None:
         """Try once more: some shard has something, now under the shard's own time."""
         with self._lock:
-            if round_number != self._round:
+            if round_number != self._round or self._is_given_up:
                 return
             self._round += 1
+            self._waiting = None
         self._command = replace(self._command, now_ms=None)
         self.start()
 
@@ -189,6 +206,14 @@ class _Watching:
                 return
         link.submit(Unwatch(number), _NOBODY)
 
+    def end(self) -> None:
+        """Take all watches back."""
+        with self._lock:
+            self._is_over = True
+            asked, self._asked = self._asked, []
+        for link, number in asked:
+            link.submit(Unwatch(number), _NOBODY)
+
     def _answered(self, reply: Any) -> None:
         is_found = not isinstance(reply, Rejected) and reply.data is True
         with self._lock:
@@ -198,13 +223,11 @@ class _Watching:
             if self._is_over or not (is_found or self._left == 0):
                 return
             self._is_over = True
-            asked, self._asked = self._asked, []
         if not is_found:
             everyone = len(self._refused) == self._shards
             self._claim.over(self._refused[0] if everyone else None)
             return
-        for link, number in asked:
-            link.submit(Unwatch(number), _NOBODY)
+        self.end()
         self._claim.again(self._round)
 
 

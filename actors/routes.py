@@ -34,7 +34,9 @@ class Routes:
         """Send a request and promise its answer; `until_ms` is how long a claim may wait."""
         future = ReplyFuture(read)
         if isinstance(request, commands.ClaimDue):
-            Claim(self._claimed_links(request), request, until_ms, future).start()
+            claim = Claim(self._claimed_links(request), request, until_ms, future)
+            future.withdraw = claim.give_up
+            claim.start()
         else:
             ROUTES[request.__class__](self, request, future)
         return future

@@ -91,3 +91,47 @@ class FlowStore(Protocol):
     def flow_policy_set(self, *args: Any, **kwargs: Any) -> Any:
         """Store the policy of a type."""
         ...
+
+    def flow_start_and_claim(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a flow and hold it."""
+        ...
+
+    def flow_complete_many(self, *args: Any, **kwargs: Any) -> Any:
+        """End several leased flows well."""
+        ...
+
+    def flow_fail_many(self, *args: Any, **kwargs: Any) -> Any:
+        """End several leased flows badly."""
+        ...
+
+    def flow_retry_many(self, *args: Any, **kwargs: Any) -> Any:
+        """Give several leased flows back for another attempt."""
+        ...
+
+    def flow_transition_many(self, *args: Any, **kwargs: Any) -> Any:
+        """Move several flows."""
+        ...
+
+    def flow_step_continue(self, *args: Any, **kwargs: Any) -> Any:
+        """Move a leased flow and keep it."""
+        ...
+
+    def flow_cancel_many(self, *args: Any, **kwargs: Any) -> Any:
+        """End several flows from outside."""
+        ...
+
+    def flow_policy_get(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a policy."""
+        ...
+
+    def flow_value_put(self, *args: Any, **kwargs: Any) -> Any:
+        """Set a named value."""
+        ...
+
+    def flow_value_mget(self, *args: Any, **kwargs: Any) -> Any:
+        """Read values by reference."""
+        ...
+
+    def flow_retention_cleanup(self, *args: Any, **kwargs: Any) -> Any:
+        """Remove ended flows past their retention."""
+        ...

@@ -297,6 +297,9 @@ class Store:
             await asyncio.wait_for(answered, timeout_s)
         except TimeoutError:
             raise _unanswered(future, ask, timeout_s) from None
+        except asyncio.CancelledError:
+            future.withdraw()
+            raise
         return future.get(timeout=0)
 
     def _timeout_of(self, ask: Ask[Any]) -> float:
@@ -307,8 +310,7 @@ def _unanswered(future: ReplyFuture[Any], ask: Ask[Any], timeout_s: float) -> Ex
     """Return the error for a command that was not answered in time."""
     if future.withdraw():
         return ShardUnavailable(
-            f"the shard has been away for {timeout_s} seconds; the command was not sent",
-            reason="away",
+            f"no answer within {timeout_s} seconds; the command was not applied", reason="away"
         )
     return OutcomeUnknown(
         f"no answer to {type(ask.request).__name__} within {timeout_s} seconds: it may have been "

@@ -3,7 +3,7 @@
 How a torn tail is told from damage: each frame names the newest LSN that was on disk when it was
 written. A bad frame that a later frame vouches for was whole once, so it is damage: `CorruptLog`.
 A bad frame that nothing vouches for was never acknowledged: the log ends before it.
-test_torn_log cuts and flips a log at every byte.
+tests/unit/flow/test_recover.py cuts and flips a log at every byte.
 """
 
 from __future__ import annotations

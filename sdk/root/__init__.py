@@ -36,47 +36,73 @@ from shardflow.flow.errors import (
 from shardflow.flow.limits import NEVER
 from shardflow.flow.policy import Backoff, Retry
 from shardflow.flow.record import FlowRecord, HistoryEvent
+from shardflow.sdk.children import ChildSpec
+from shardflow.sdk.codecs import Codec
+from shardflow.sdk.dsl import State, complete, fail, retry_or, state
+from shardflow.sdk.flowstore import FlowStore
+from shardflow.sdk.job import Job
 from shardflow.sdk.opening import default_store
 from shardflow.sdk.opening import open_store as open
+from shardflow.sdk.outcome import NOREPLY, Complete, Err, Fail, Ok, RetryLater, Transition
 from shardflow.sdk.requests.reading import Page
 from shardflow.sdk.requests.valuing import OmittedValue
 from shardflow.sdk.store import Store
+from shardflow.sdk.worker import Worker
+from shardflow.sdk.workflow import Workflow
 
 __version__ = version("shardflow")
 
 __all__ = [
     "NEVER",
+    "NOREPLY",
     "AmbiguousFlow",
     "Backoff",
     "BatchAborted",
     "BatchError",
     "ChildGroupConflict",
+    "ChildSpec",
+    "Codec",
+    "Complete",
     "CorruptLog",
+    "Err",
+    "Fail",
     "FlowAlreadyExists",
     "FlowError",
     "FlowNotFound",
     "FlowRecord",
+    "FlowStore",
     "FlowTerminal",
     "HistoryEvent",
     "IdempotencyConflict",
     "InvalidArgument",
+    "Job",
     "MaxActiveExceeded",
+    "Ok",
     "OmittedValue",
     "OutcomeUnknown",
     "Overloaded",
     "Page",
     "Retry",
+    "RetryLater",
     "ShardUnavailable",
     "StaleLease",
     "StalePolicyGeneration",
+    "State",
     "Store",
     "StoreClosed",
     "StoreConfigError",
     "StoreLocked",
     "StoreNotRunning",
+    "Transition",
     "ValueConflict",
+    "Worker",
+    "Workflow",
     "WrongState",
     "__version__",
+    "complete",
     "default_store",
+    "fail",
     "open",
+    "retry_or",
+    "state",
 ]
