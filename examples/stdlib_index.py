@@ -165,8 +165,10 @@ class Summary(NamedTuple):
     """Of every flow's outcome: two indexes with the same digest are the same."""
 
 
-def index(path: Path, files: list[str], die_after: int | None = None) -> tuple[int, Summary]:
-    """Finish the index at a path; return how many files were done already, and the summary."""
+def index(
+    path: Path, files: list[str], die_after: int | None = None
+) -> tuple[dict[str, Any], Summary]:
+    """Finish the index at a path; return what `info` said at the start, and the summary."""
     with sf.open(path, retention_ms=KEPT, failed_retention_ms=KEPT):
         before = IndexFlow.info()
         done = ended(before)
@@ -180,7 +182,7 @@ def index(path: Path, files: list[str], die_after: int | None = None) -> tuple[i
             IndexFlow.create_many(new, idempotent=True)
         if IndexFlow.info()["total"]:
             work(die_after)
-        return done, summarize()
+        return before, summarize()
 
 
 def work(die_after: int | None) -> None:
@@ -347,11 +349,11 @@ def tell_story(place: Path, files: list[str], kill_after: int, again: list[str])
     code = subprocess.run([sys.executable, __file__, *again], check=False).returncode
     console.show_cursor(True)  # the killed run could not
     if code != -signal.SIGKILL:
-        sys.exit(f"the run was to be killed, but ended with {code}")
+        sys.exit(f"the run ended with {code} before {kill_after} files were completed")
     console.print("\nkilled, in the middle of its work")
 
     console.rule("2. A second run on the same directory")
-    done, summary = index(killed, files)
+    found, summary = index(killed, files)
     show(summary)
 
     console.rule("3. An undisturbed run in another directory")
@@ -359,10 +361,11 @@ def tell_story(place: Path, files: list[str], kill_after: int, again: list[str])
     console.print(f"digest: {wanted.digest}")
 
     console.rule("4. The comparison")
-    if done < kill_after:
-        sys.exit(f"{kill_after} files were completed before the kill, but only {done} after it")
+    if found["completed"] < kill_after:
+        sys.exit(f"{kill_after} files were completed, but the kill left {found['completed']}")
     if summary != wanted:
         sys.exit(f"NOT the same summary: {summary.digest} and {wanted.digest}")
+    done = ended(found)
     console.print(f"same summary: {done} files from before the kill, {len(files) - done} after it")
 
 

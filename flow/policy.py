@@ -254,6 +254,8 @@ def check_retry(fields: Mapping[str, Any]) -> None:
         InvalidArgument: naming the field, what was given and what is allowed.
     """
     backoff = fields.get("backoff")
+    if isinstance(backoff, Backoff):
+        backoff = backoff.as_dict()
     flat = {name: value for name, value in fields.items() if name != "backoff"}
     known: set[str] = {"max_retries", "exhausted_to", "max_reclaims"}
     if isinstance(backoff, Mapping):
@@ -265,7 +267,7 @@ def check_retry(fields: Mapping[str, Any]) -> None:
     unknown |= set(flat) - known
     if unknown:
         raise InvalidArgument(
-            f"retry: {sorted(unknown)} not understood; a retry has max_retries, exhausted_to, "
+            f"retry: {sorted(map(str, unknown))} not understood; a retry has max_retries, exhausted_to, "
             f"max_reclaims and backoff (with {', '.join(BACKOFF_FIELDS)})",
             argument="retry",
         )

@@ -6,8 +6,6 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from .limits import NEVER
-
 RUNNING: Final = "running"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
@@ -189,12 +187,6 @@ class FlowRecord(Record, frozen=True, array_like=True, gc=True, tag_field="op", 
 def value_ref(number: int | None) -> str | None:
     """Return the public name of a value."""
     return None if number is None else f"v{number:x}"
-
-
-def is_due_candidate(record: Record) -> bool:
-    """Whether the record stands in the due index: unleased, not ended, with a due time."""
-    at_ms = record.next_run_at_ms
-    return at_ms is not None and at_ms != NEVER and record.state != RUNNING
 
 
 class HistoryEvent(Struct, array_like=True, frozen=True, gc=False):

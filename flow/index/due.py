@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..limits import PRIORITY_MAX
-from ..record import RUNNING, Record, is_due_candidate
-from .table import Slot
 from .timequeue import Entry, Source, TimeQueue, head, peek, take
 
 PRIORITIES = tuple(range(PRIORITY_MAX, -1, -1))
@@ -45,31 +43,6 @@ class DueIndex:
     def lease_queue(self, flow_type: str, state: str, priority: int) -> TimeQueue:
         """Return the queue of leases by deadline, made on first use; `state` is the logical one."""
         return _queue(self._leases, flow_type, state)[priority]
-
-    def enter(self, slot: Slot, record: Record) -> None:
-        """Add a slot's new record, if it is leased or waits for a time."""
-        if record.state == RUNNING:
-            assert record.run_state is not None and record.lease_deadline_ms is not None
-            self.lease_queue(record.type, record.run_state, record.priority).push(
-                record.lease_deadline_ms,
-                record.state_seq,
-                record.version,
-                slot,
-                record.partition_key,
-            )
-        elif is_due_candidate(record):
-            assert record.next_run_at_ms is not None
-            self.due_queue(record.type, record.state, record.priority).push(
-                record.next_run_at_ms, record.state_seq, record.version, slot, record.partition_key
-            )
-
-    def leave(self, record: Record) -> None:
-        """Forget a slot's old record; call it after the slot has its new one."""
-        if record.state == RUNNING:
-            assert record.run_state is not None
-            self.lease_queue(record.type, record.run_state, record.priority).discard()
-        elif is_due_candidate(record):
-            self.due_queue(record.type, record.state, record.priority).discard()
 
     def take_due(self, wanted: Filter, now_ms: int, limit: int) -> list[Entry]:
         """Remove up to `limit` due flows: by priority, due time, order of entry."""

@@ -26,6 +26,8 @@ class Listing:
     def __init__(self) -> None:
         self._sorted: dict[str, list[_Entry]] = {}
         self._backlog: dict[str, list[_Entry]] = {}
+        self.is_used = False
+        """Whether any type is listed, so that changes have to be noted."""
 
     def note(self, slot: Slot, record: Record) -> None:
         """Take in a slot's new record, if its type is listed at all."""
@@ -35,6 +37,7 @@ class Listing:
         backlog.append((cursor_of(record), record.version, slot))
         if len(backlog) > len(self._sorted[record.type]) + _BACKLOG_MIN:
             del self._sorted[record.type], self._backlog[record.type]
+            self.is_used = bool(self._sorted)
 
     def walk(
         self, table: FlowTable, flow_type: str, after: Cursor | None, *, reverse: bool
@@ -68,6 +71,7 @@ class Listing:
         entries.sort(key=_key)
         self._sorted[flow_type] = entries
         self._backlog[flow_type] = []
+        self.is_used = True
         return entries
 
 

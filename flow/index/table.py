@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from msgspec import Struct
 
@@ -22,6 +23,8 @@ class Slot(Struct, gc=False):
     """Positions of all versions in the log, oldest first (see flow/log/position.py)."""
     spent: list[int] | None = None
     """Numbers of values that the record no longer names but its history does."""
+    queue: Any = None
+    """The TimeQueue that has the slot's live entry; None while it waits for no time."""
 
 
 class FlowTable:

@@ -14,7 +14,8 @@ from ..index.lineage import LineageIndex
 from ..index.listing import Listing
 from ..index.table import FlowTable, Slot
 from ..index.timequeue import TimeQueue
-from ..record import FAILED, NO_EXTRAS, RUNNING, TERMINAL_STATES, Record, is_due_candidate
+from ..limits import NEVER
+from ..record import FAILED, NO_EXTRAS, RUNNING, TERMINAL_STATES, Record
 from ..settings import Settings
 from .policies import Policies
 from .turn import Turn
@@ -100,10 +101,17 @@ class ShardState:
             assert record.version == old.version + 1, "one version per write"
             assert record.fencing_token >= old.fencing_token, "fencing tokens never fall"
             assert record.updated_at_ms >= old.updated_at_ms, "time on a record never falls"
-            _note_spent(slot, old, record)
-            self._leave(old)
+            if (
+                old.payload_number is not record.payload_number
+                or old.result_number is not record.result_number
+                or old.error_number is not record.error_number
+                or old.extras is not record.extras
+            ):
+                _note_spent(slot, old, record)
+            self._leave(slot, old)
         self._enter(slot, record)
-        self.listing.note(slot, record)
+        if self.listing.is_used:
+            self.listing.note(slot, record)
 
     def drop(self, drop: Dropped) -> None:
         """Remove a flow from everything."""
@@ -114,28 +122,41 @@ class ShardState:
         if record.extras is not None:
             self.lineage.leave(slot, record)
         slot.record = None
-        self._leave(record)
+        self._leave(slot, record)
 
     def _enter(self, slot: Slot, record: Record) -> None:
+        """Queue a slot by its new record: for its time, its lease's end, or its removal."""
         state = record.state
-        if state == RUNNING or is_due_candidate(record):
-            self.due.enter(slot, record)
+        lane = record.partition_key
+        if state == RUNNING:
+            assert record.run_state is not None
+            queue = self.due.lease_queue(record.type, record.run_state, record.priority)
+            at_ms = record.lease_deadline_ms
         elif state in TERMINAL_STATES:
-            assert record.expires_at_ms is not None, "an ended flow has a retention"
             self.ended[record.type, state] += 1
-            self.expiry.push(record.expires_at_ms, record.state_seq, record.version, slot, None)
+            queue = self.expiry
+            at_ms = record.expires_at_ms
+            lane = None
         else:
-            self.waiting[record.type, state] += 1
+            at_ms = record.next_run_at_ms
+            if at_ms is None or at_ms == NEVER:
+                self.waiting[record.type, state] += 1
+                slot.queue = None
+                return
+            queue = self.due.due_queue(record.type, state, record.priority)
+        assert at_ms is not None, "a leased record has a deadline, an ended one a retention"
+        queue.push(at_ms, record.state_seq, record.version, slot, lane)
+        slot.queue = queue
 
-    def _leave(self, record: Record) -> None:
-        state = record.state
-        if state == RUNNING or is_due_candidate(record):
-            self.due.leave(record)
-        elif state in TERMINAL_STATES:
-            self.ended[record.type, state] -= 1
-            self.expiry.discard()
-        else:
-            self.waiting[record.type, state] -= 1
+    def _leave(self, slot: Slot, old: Record) -> None:
+        """Take a slot out of the queue that its old record put it in."""
+        queue = slot.queue
+        if queue is None:
+            self.waiting[old.type, old.state] -= 1
+            return
+        queue.discard()
+        if old.state in TERMINAL_STATES:
+            self.ended[old.type, old.state] -= 1
 
     # ---- recovery: records first, indexes once at the end ----
 
@@ -171,13 +192,6 @@ class ShardState:
 
 def _note_spent(slot: Slot, old: Record, new: Record) -> None:
     """Remember values that only the history names from now on."""
-    if (
-        old.payload_number is new.payload_number
-        and old.result_number is new.result_number
-        and old.error_number is new.error_number
-        and old.extras is new.extras
-    ):
-        return
     left = set(value_numbers(old)) - set(value_numbers(new))
     if left:
         slot.spent = [*(slot.spent or ()), *sorted(left)]

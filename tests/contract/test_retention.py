@@ -138,6 +138,24 @@ def test_the_id_is_free_again_after_the_retention(
     assert flows.complete(flows.take(flow)).state == "completed"
 
 
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_the_id_is_free_at_once_for_a_command_of_a_later_time(
+    flows: Flows, clock: ManualClock, idempotent: bool
+) -> None:
+    # The clock stands still, so that no sweep has come by.
+    ended = flows.ended(payload="old", values={"v": "old"}, retention_ttl_ms=1_000)
+    later_ms = clock.now_ms() + 1_000
+    with pytest.raises((sf.FlowAlreadyExists, sf.IdempotencyConflict)):
+        flows.create(payload="new", idempotent=idempotent, now_ms=later_ms - 1)
+    assert_absent(flows, ended, now_ms=later_ms)
+    flow = flows.create(payload="new", idempotent=idempotent, now_ms=later_ms)
+    assert (flow.version, flow.created_at_ms) == (1, later_ms)
+    read = flows.read(flow)
+    assert (read.payload, read.values) == ("new", {})
+    assert flows.event_names(flow) == ["created"]
+    assert [record.version for record in flows.store.flow_list(flows.type)] == [1]
+
+
 def test_cleanup_removes_no_more_than_its_limit(flows: Flows, clock: ManualClock) -> None:
     ended = [flows.ended(number, retention_ttl_ms=1_000) for number in range(5)]
     kept = flows.ended("kept")

@@ -158,6 +158,16 @@ def test_attempts_and_reclaims_start_again_in_another_state(flows: Flows) -> Non
     assert (moved.attempts, moved.reclaims) == (0, 0)
 
 
+def test_attempts_and_reclaims_start_again_at_the_end(flows: Flows) -> None:
+    for suffix, end in (("a", flows.complete), ("b", flows.fail)):
+        flows.expired(suffix)
+        (job,) = flows.reclaim()
+        job = flows.take(flows.retry(job, run_at_ms=0))
+        assert (job.attempts, job.reclaims) == (1, 1)
+        ended = end(job)
+        assert (ended.attempts, ended.reclaims) == (0, 0)
+
+
 def test_attempts_go_on_when_the_logical_state_stays(flows: Flows) -> None:
     job = flows.take(flows.retry(flows.leased(), run_at_ms=0))
     moved = flows.move(job, "queued")

@@ -235,6 +235,10 @@ class Disk:
         """
         self._faults.append(_Fault(operation, at, error, after_bytes, loss))
 
+    def forget_faults(self) -> None:
+        """Fail no more."""
+        self._faults.clear()
+
     def power_fails_at(self, operation: int) -> None:
         """Let the power fail in the n-th change or sync from now on: 1 is the next."""
         self._power_left = operation
