@@ -62,6 +62,8 @@ SEGMENT_BYTES: Final = 64 * MIB
 """A segment is sealed at the first batch boundary past this size."""
 SEGMENT_GROW_BYTES: Final = 4 * MIB
 """Disk space is reserved in steps of this size, so that a sync need not write file metadata."""
+OPEN_SEGMENTS_MAX: Final = 64
+"""Segments that a shard keeps open for reading."""
 FRAME_BYTES_MAX: Final = 512 * MIB
 VALUE_CACHE_BYTES: Final = 8 * MIB
 """Recently written values a shard keeps in memory, so that a claim soon after needs no read."""

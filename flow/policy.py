@@ -267,8 +267,8 @@ def check_retry(fields: Mapping[str, Any]) -> None:
     unknown |= set(flat) - known
     if unknown:
         raise InvalidArgument(
-            f"retry: {sorted(map(str, unknown))} not understood; a retry has max_retries, exhausted_to, "
-            f"max_reclaims and backoff (with {', '.join(BACKOFF_FIELDS)})",
+            f"retry: {sorted(map(str, unknown))} not understood; a retry has max_retries, "
+            f"exhausted_to, max_reclaims and backoff (with {', '.join(BACKOFF_FIELDS)})",
             argument="retry",
         )
     for name, value in flat.items():

@@ -145,7 +145,10 @@ def default_store() -> Store:
 
 
 def _check_hosted(where: Path) -> None:
-    if not is_hosted(where):
+    with _registry_lock:
+        # To look at our own lock would give it up: POSIX locks go with any close of the file.
+        hosted_here = where in _open_paths
+    if not hosted_here and not is_hosted(where):
         raise StoreNotRunning(
             f'no process hosts {where}: open it with role="auto" or role="host"', path=str(where)
         )

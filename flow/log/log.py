@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import CorruptLog
 from ..host import File, Files
-from ..limits import SEGMENT_BYTES, SEGMENT_GROW_BYTES
+from ..limits import OPEN_SEGMENTS_MAX, SEGMENT_BYTES, SEGMENT_GROW_BYTES
 from .frame import HEADER_BYTES, seal
 from .position import Position
 from .recover import Recovery, segment_name
@@ -130,6 +130,9 @@ class Log:
     def _handle(self, segment: int) -> File:
         handle = self._handles.get(segment)
         if handle is None:
+            if len(self._handles) >= OPEN_SEGMENTS_MAX:
+                oldest = next(number for number in self._handles if number != self._segment)
+                self._handles.pop(oldest).close()
             handle = self._handles[segment] = self._files.open(segment_name(segment))
         return handle
 

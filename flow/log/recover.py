@@ -84,10 +84,17 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
         bad = _Bad(number, result.offset, result.lsn + 1)
         _refuse_if_vouched(files, bad, data, result.offset)
         result.cut_bytes = len(bytes(data[result.offset :]).rstrip(b"\0"))
+        _keep_last(result)
         if result.lsn == 0 and result.cut_bytes > HEADER_BYTES:
             # The first frame is an epoch's, synced before the second: all of it cannot be torn.
             raise _corrupt(files, number, 0, "the log does not begin with a frame")
     _cut_tail(files, numbers, result)
+
+
+def _keep_last(result: Recovery) -> None:
+    """Close the segments before the last: a long log has more of them than a process has files."""
+    for number in [number for number in result.handles if number != result.segment]:
+        result.handles.pop(number).close()
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 from zlib import crc32
@@ -14,6 +15,10 @@ from ..limits import VALUE_CACHE_BYTES, VALUE_CACHE_ITEM_BYTES_MAX
 from .position import Position, from_int, to_int
 
 _decode = msgspec.msgpack.Decoder(ValueStored).decode
+
+
+_RECENT_OVERHEAD_BYTES = 150
+"""What an entry costs beside its bytes: the object, its number, and its place in two tables."""
 
 
 class Source(Protocol):
@@ -34,6 +39,8 @@ class Values:
     def __init__(self) -> None:
         self._keydir: dict[int, int] = {}
         self._recent: dict[int, bytes] = {}
+        self._recent_order: deque[int] = deque()
+        """Numbers by age; some are dropped already. A dict's own front is slow to find."""
         self._recent_bytes = 0
         self.reads = 0
 
@@ -47,18 +54,21 @@ class Values:
         if size > VALUE_CACHE_ITEM_BYTES_MAX:
             return
         self._recent[number] = data
-        self._recent_bytes += size
+        self._recent_order.append(number)
+        self._recent_bytes += size + _RECENT_OVERHEAD_BYTES
         while self._recent_bytes > VALUE_CACHE_BYTES:
-            oldest = next(iter(self._recent))
-            self._recent_bytes -= len(self._recent.pop(oldest))
+            self._forget(self._recent_order.popleft())
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget values whose flow is gone."""
         for number in numbers:
             self._keydir.pop(number, None)
-            data = self._recent.pop(number, None)
-            if data is not None:
-                self._recent_bytes -= len(data)
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        data = self._recent.pop(number, None)
+        if data is not None:
+            self._recent_bytes -= len(data) + _RECENT_OVERHEAD_BYTES
 
     def read(self, source: Source, number: int) -> bytes | None:
         """Return a value's bytes; None if there is none of that number.
