@@ -56,6 +56,8 @@ class ShardActor(SelectorActor):
         self._token = token
         self._end = end
         self._connections: set[Connection] = set()
+        self._strangers: set[Connection] = set()
+        """Connections that have not shown the token yet."""
         self._waiting: deque[Arrival] = deque()
         """Requests over one batch's bound; no socket is read while there are any."""
         self.inbox.watch(listener, listener)
@@ -105,14 +107,8 @@ class ShardActor(SelectorActor):
         ]
         if batch:
             self._depart(self._service.serve(batch))
-        if self._is_due():
-            self._depart(self._service.wake())
         if is_over:
             self.stop()
-
-    def _is_due(self) -> bool:
-        at_ms = self._service.next_wake_ms()
-        return at_ms is not None and at_ms <= self._service.clock.now_ms()
 
     def _serve_connection(
         self, connection: Connection, mask: int, arrivals: list[Arrival], size: int
@@ -141,6 +137,7 @@ class ShardActor(SelectorActor):
                 arrivals.append(Arrival(connection, number, read_request(body)))
                 continue
             connection.greet(number, body, self._token)
+            self._strangers.discard(connection)
             engine = self._service.engine
             welcome = Welcome(1, engine.state.settings.shard, os.getpid(), engine.log.epoch)
             self._send(connection, pack_frame(HELLO, pack_body(welcome)))
@@ -157,11 +154,13 @@ class ShardActor(SelectorActor):
             return
         connection = Connection(channel, self._now_ms())
         self._connections.add(connection)
+        self._strangers.add(connection)
         self.inbox.watch(channel, connection)
 
     def _drop(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
+            self._strangers.discard(connection)
             self.inbox.unwatch(connection.channel)
             connection.close()
             self._service.forget(connection)
@@ -183,16 +182,18 @@ class ShardActor(SelectorActor):
             self._drop(connection)
 
     def _plan(self) -> None:
-        """Set how long the inbox may wait: until the next thing is due, or a stranger is late."""
-        if self._waiting:
-            self.inbox.timeout_s = 0.0
-            return
-        timeout_s = _IDLE_S
+        """Do what is due, and set how long the inbox may wait: until the next thing is."""
+        clock = self._service.clock
         at_ms = self._service.next_wake_ms()
-        if at_ms is not None:
-            timeout_s = min(timeout_s, max(0, at_ms - self._service.clock.now_ms()) / 1_000)
-        strangers = [c for c in self._connections if not c.is_trusted]
-        for connection in strangers:
+        if at_ms is not None and at_ms <= clock.now_ms():
+            self._depart(self._service.wake())
+            at_ms = self._service.next_wake_ms()
+        timeout_s = _IDLE_S
+        if self._waiting:
+            timeout_s = 0.0
+        elif at_ms is not None:
+            timeout_s = min(timeout_s, max(0, at_ms - clock.now_ms()) / 1_000)
+        for connection in list(self._strangers):
             left_s = HANDSHAKE_SECONDS_MAX - (self._now_ms() - connection.opened_ms) / 1_000
             if left_s <= 0:
                 logger.warning("closed a connection that never showed the token")

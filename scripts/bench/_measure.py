@@ -28,6 +28,8 @@ Figures = dict[str, Any]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 IN_MEMORY: Final = ("tmpfs", "ramfs")
+DISK_BYTES: Final = 400
+"""About what one small command puts into the log."""
 
 
 class Latencies:
@@ -103,6 +105,12 @@ def use_figures(before: Mapping[str, Use], after: Mapping[str, Use]) -> Figures:
         told[f"{name}_rss_mib"] = round(use.rss_bytes / 2**20, 1)
         told[f"{name}_cpu_s"] = round(use.cpu_s - before[name].cpu_s, 2)
     return told
+
+
+def cpu_us_per_flow(before: Mapping[str, Use], after: Mapping[str, Use], flows: int) -> float:
+    """Return the processor time of all processes, which a busy machine changes the least."""
+    spent_s = sum(use.cpu_s - before[name].cpu_s for name, use in after.items())
+    return round(spent_s * 1e6 / flows, 1)
 
 
 def shards_rss_bytes(store: sf.Store) -> int:
@@ -199,6 +207,28 @@ def circumstances(folder: Path) -> Figures:
         "load_average_at_start": round(os.getloadavg()[0], 2),
         "filesystem": kind,
     }
+
+
+def disk_figures(folder: Path, writes: int) -> Figures:
+    """Return what a bare write of a small command's size and an fdatasync take, beside the data."""
+    path = folder.with_name(folder.name + ".disk")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    disk, data = Latencies(), bytes(DISK_BYTES)
+    try:
+        os.posix_fallocate(fd, 0, writes * DISK_BYTES)
+        os.fsync(fd)
+        for number in range(writes):
+            disk.timed("disk", _write, fd, data, number * DISK_BYTES)
+    finally:
+        os.close(fd)
+        path.unlink()
+    return {**disk.figures("us"), "disk_bytes": DISK_BYTES}
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    os.pwrite(fd, data, offset)
+    os.fdatasync(fd)
 
 
 def commit() -> str:

@@ -23,7 +23,9 @@ from bench._measure import (
     batches,
     check,
     circumstances,
+    cpu_us_per_flow,
     data_directory,
+    disk_figures,
     expect,
     log_figures,
     new_flow,
@@ -37,6 +39,7 @@ from bench._measure import (
 
 KIND = "bench"
 SAMPLE = 200
+DISK_WRITES = 200
 BLOCK_MS = 200
 """How long a worker waits for work before it looks whether everything is done."""
 
@@ -122,6 +125,7 @@ def main(arguments: list[str]) -> None:
     options = _options(arguments)
     with data_directory(options.dir) as folder:
         around = circumstances(folder)
+        disk = disk_figures(folder, DISK_WRITES)
         with sf.open(folder, shards=options.shards, durability=options.durability) as store:
             figures = measure(store, options)
     title = (
@@ -129,7 +133,7 @@ def main(arguments: list[str]) -> None:
         f"{options.producers} producers, {options.workers} workers, {options.durability}"
     )
     settings = {name: getattr(options, name) for name in SETTINGS}
-    tell(title, {**figures, **settings, "shards": store.shards, **around}, options.json)
+    tell(title, {**figures, **disk, **settings, "shards": store.shards, **around}, options.json)
 
 
 def measure(store: sf.Store, options: Namespace) -> Figures:
@@ -144,6 +148,7 @@ def measure(store: sf.Store, options: Namespace) -> Figures:
     return {
         "flows_per_s": round(options.flows / seconds),
         "seconds": round(seconds, 2),
+        "cpu_us_per_flow": cpu_us_per_flow(before, after, options.flows),
         "producers_done_after_s": round(queue.producers_s, 2),
         **queue.latencies.figures("ms"),
         **log,

@@ -6,11 +6,9 @@ one write and one fdatasync; `disk_p50_us` is that, on the same file system, jus
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import shardflow as sf
 from bench._measure import (
@@ -19,6 +17,7 @@ from bench._measure import (
     check,
     circumstances,
     data_directory,
+    disk_figures,
     expect,
     log_figures,
     new_flow,
@@ -30,9 +29,6 @@ from bench._measure import (
 )
 
 KIND = "bench"
-DISK_BYTES = 400
-"""About what one small command puts into the log."""
-DISK_FILE_BYTES = 4 * 2**20
 DISK_WRITES = 1_000
 
 
@@ -45,7 +41,7 @@ def main(arguments: list[str]) -> None:
     with data_directory(options.dir) as folder:
         around = circumstances(folder)
         with sf.open(folder, shards=options.shards, durability=options.durability) as store:
-            figures = measure(store, options, measure_disk(folder))
+            figures = measure(store, options, disk_figures(folder, DISK_WRITES))
     settings = {name: getattr(options, name) for name in ("flows", "payload", "durability")}
     told = {**figures, **settings, "shards": store.shards, **around}
     tell(f"single: {options.flows:,} flows, one after the other", told, options.json)
@@ -79,27 +75,6 @@ def _live(store: sf.Store, latencies: Latencies, number: int, payload_bytes: int
     timed("complete", store.flow_complete, **settling(claimed))
     record = timed("get", store.flow_get, claimed.id)
     expect("state", record and record.state, "completed")
-
-
-def measure_disk(folder: Path) -> Figures:
-    """Return what a bare write of a command's size and an fdatasync take, beside the data."""
-    path = folder.with_name(folder.name + ".disk")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    disk, data = Latencies(), bytes(DISK_BYTES)
-    try:
-        os.posix_fallocate(fd, 0, DISK_FILE_BYTES)
-        os.fsync(fd)
-        for number in range(DISK_WRITES):
-            disk.timed("disk", _write, fd, data, number * DISK_BYTES)
-    finally:
-        os.close(fd)
-        path.unlink()
-    return {**disk.figures("us"), "disk_bytes": DISK_BYTES}
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    os.pwrite(fd, data, offset)
-    os.fdatasync(fd)
 
 
 if __name__ == "__main__":

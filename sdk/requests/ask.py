@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from functools import update_wrapper
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from msgspec import UNSET
 from msgspec.structs import force_setattr
 
 from ...flow.codec import public
+from ...flow.commands import Item
 from ...flow.errors import BatchError, FlowError, InvalidArgument, Refused
 from ...flow.limits import NAMED_VALUES_MAX
 from ...flow.record import FlowRecord
 from ...flow.replies import Rejected, Values
-from ..checks import check_name
+from ..checks import check_batch, check_bool, check_distinct, check_name
 from ..codecs import Codec, pack, unpack
 from ..times import instant_ms
 
@@ -96,6 +98,50 @@ class Requests:
             for record, values in zip(records, reply.values, strict=True):
                 self._hydrate(record, values)
         return records
+
+
+P = ParamSpec("P")
+RequestsT = TypeVar("RequestsT", bound=Requests)
+ItemT = TypeVar("ItemT", bound=Item)
+
+Draft = tuple[ItemT, Any]
+"""An item, and the `now_ms` that came with it: what one flow's part of a batch is built as."""
+
+
+def single(
+    draft: Callable[Concatenate[RequestsT, P], Draft[ItemT]], command: Callable[..., Any]
+) -> Callable[Concatenate[RequestsT, P], Ask[FlowRecord]]:
+    """Return the form of a batch command that has one item: the item's own arguments."""
+
+    def build(self: RequestsT, /, *args: P.args, **kwargs: P.kwargs) -> Ask[FlowRecord]:
+        item, now_ms = draft(self, *args, **kwargs)
+        return Ask(command([item], False, now_of(now_ms)), read_one)
+
+    update_wrapper(build, draft)
+    return build
+
+
+def batch(
+    draft: Callable[..., Draft[ItemT]],
+    items: Any,
+    defaults: Mapping[str, Any],
+    command: Callable[..., Any],
+    independent: Any,
+    now_ms: Any,
+) -> Ask[list[Any]]:
+    """Return the form that has many items: dicts of the same arguments; an item beats a default.
+
+    All are built before anything is sent, so an error in the last item leaves nothing done.
+    """
+    found = []
+    for item in check_batch(items):
+        built, own_now_ms = draft(**{**defaults, **item}) if defaults else draft(**item)
+        if own_now_ms is not None:
+            raise TypeError("now_ms is an argument of the whole batch, not of its items")
+        found.append(built)
+    check_distinct(found)
+    read: Any = read_each if check_bool(independent, "independent") else read_batch
+    return Ask(command(found, independent, now_of(now_ms)), read)
 
 
 def own(outcome: Any) -> FlowRecord:

@@ -13,16 +13,14 @@ from ...flow.record import FlowRecord
 from ..checks import (
     NOT_GIVEN,
     check_attributes,
-    check_batch,
     check_bool,
-    check_distinct,
     check_int,
     check_name,
     check_name_or_none,
     check_open_state,
 )
 from ..times import duration_ms, instant_ms
-from .ask import Ask, Requests, now_of, read_batch, read_each, read_one
+from .ask import Ask, Draft, Requests, batch, now_of, read_one, single
 
 Duration = int | timedelta
 Instant = int | datetime
@@ -31,7 +29,7 @@ Instant = int | datetime
 class Creating(Requests):
     """create, create_many, start_and_claim."""
 
-    def flow_create(
+    def _create(
         self,
         id: str,
         *,
@@ -51,7 +49,7 @@ class Creating(Requests):
         retention_ttl_ms: Duration | None = None,
         history_max_events: int | None = None,
         now_ms: Instant | None = None,
-    ) -> Ask[FlowRecord]:
+    ) -> Draft[NewFlow]:
         """Create a flow; it is due now, or at `run_at_ms`.
 
         Raises:
@@ -59,25 +57,31 @@ class Creating(Requests):
             IdempotencyConflict: with idempotent=True: it was created with other arguments.
             Overloaded: the shard takes no new flows at the moment.
         """
-        item = self._new_flow(
-            id,
-            type=type,
-            state=state,
-            payload=payload,
-            partition_key=partition_key,
-            priority=priority,
-            run_at_ms=run_at_ms,
-            parent_flow_id=parent_flow_id,
-            root_flow_id=root_flow_id,
-            correlation_id=correlation_id,
-            attributes=attributes,
-            values=values,
-            idempotent=idempotent,
-            max_active_ms=max_active_ms,
-            retention_ttl_ms=retention_ttl_ms,
-            history_max_events=history_max_events,
+        if retention_ttl_ms is not None:
+            retention_ttl_ms = duration_ms(retention_ttl_ms, "retention_ttl_ms")
+        if history_max_events is not None:
+            check_int(history_max_events, "history_max_events", 1, HISTORY_EVENTS_MAX)
+        item = NewFlow(
+            check_name(id, "id"),
+            check_name_or_none(partition_key, "partition_key"),
+            check_name(type, "type"),
+            check_open_state(state, "state"),
+            check_int(priority, "priority", 0, PRIORITY_MAX),
+            None if run_at_ms is None else instant_ms(run_at_ms, "run_at_ms"),
+            self._pack(payload, "payload"),
+            check_name_or_none(correlation_id, "correlation_id"),
+            check_name_or_none(parent_flow_id, "parent_flow_id"),
+            check_name_or_none(root_flow_id, "root_flow_id"),
+            check_attributes(attributes),
+            self._pack_named(values),
+            retention_ttl_ms,
+            active_ms_of(max_active_ms),
+            history_max_events,
+            check_bool(idempotent, "idempotent"),
         )
-        return Ask(commands.Create([item], False, now_of(now_ms)), read_one)
+        return item, now_ms
+
+    flow_create = single(_create, commands.Create)
 
     def flow_create_many(
         self,
@@ -99,15 +103,7 @@ class Creating(Requests):
         """
         if partition_key is not None:
             defaults["partition_key"] = partition_key
-        new_flow = self._new_flow
-        # Built at once, or not at all: an error in the last item is raised before anything is sent.
-        if defaults:
-            new = [new_flow(**{**defaults, **item}) for item in check_batch(items)]
-        else:
-            new = [new_flow(**item) for item in check_batch(items)]
-        check_distinct(new)
-        command = commands.Create(new, check_bool(independent, "independent"), now_of(now_ms))
-        return Ask(command, read_each if independent else read_batch)
+        return batch(self._create, items, defaults, commands.Create, independent, now_ms)
 
     def flow_start_and_claim(
         self,
@@ -135,7 +131,7 @@ class Creating(Requests):
         Raises:
             FlowAlreadyExists: the id is taken in this partition.
         """
-        item = self._new_flow(
+        item, _ = self._create(
             id,
             type=type,
             state=state,
@@ -158,50 +154,6 @@ class Creating(Requests):
             now_of(now_ms),
         )
         return Ask(command, read_one)
-
-    def _new_flow(
-        self,
-        id: str,
-        *,
-        type: str,
-        state: str = STATE_DEFAULT,
-        payload: Any = NOT_GIVEN,
-        partition_key: str | None = None,
-        priority: int = 0,
-        run_at_ms: Instant | None = None,
-        parent_flow_id: str | None = None,
-        root_flow_id: str | None = None,
-        correlation_id: str | None = None,
-        attributes: Mapping[str, Any] | None = None,
-        values: Mapping[str, Any] | None = None,
-        idempotent: bool = False,
-        max_active_ms: Duration | None = None,
-        retention_ttl_ms: Duration | None = None,
-        history_max_events: int | None = None,
-    ) -> NewFlow:
-        """Check and pack one flow's creation arguments."""
-        if retention_ttl_ms is not None:
-            retention_ttl_ms = duration_ms(retention_ttl_ms, "retention_ttl_ms")
-        if history_max_events is not None:
-            check_int(history_max_events, "history_max_events", 1, HISTORY_EVENTS_MAX)
-        return NewFlow(
-            check_name(id, "id"),
-            check_name_or_none(partition_key, "partition_key"),
-            check_name(type, "type"),
-            check_open_state(state, "state"),
-            check_int(priority, "priority", 0, PRIORITY_MAX),
-            None if run_at_ms is None else instant_ms(run_at_ms, "run_at_ms"),
-            self._pack(payload, "payload"),
-            check_name_or_none(correlation_id, "correlation_id"),
-            check_name_or_none(parent_flow_id, "parent_flow_id"),
-            check_name_or_none(root_flow_id, "root_flow_id"),
-            check_attributes(attributes),
-            self._pack_named(values),
-            retention_ttl_ms,
-            active_ms_of(max_active_ms),
-            history_max_events,
-            check_bool(idempotent, "idempotent"),
-        )
 
 
 def active_ms_of(max_active_ms: Any) -> int | None:

@@ -12,22 +12,20 @@ from ...flow.record import FlowRecord
 from ..checks import (
     NOT_GIVEN,
     check_attributes,
-    check_batch,
     check_int,
     check_name,
     check_name_or_none,
     check_open_state,
 )
 from ..times import instant_ms
-from .ask import Ask, Requests, now_of, read_one
+from .ask import Ask, Draft, Requests, batch, now_of, read_one, single
 from .creating import Duration, Instant, check_lease
-from .settling import many
 
 
 class Moving(Requests):
     """transition, one by one and many at once, and step_continue."""
 
-    def flow_transition(
+    def _transition(
         self,
         id: str,
         from_state: str,
@@ -42,7 +40,7 @@ class Moving(Requests):
         attributes: Mapping[str, Any] | None = None,
         partition_key: str | None = None,
         now_ms: Instant | None = None,
-    ) -> Ask[FlowRecord]:
+    ) -> Draft[Move]:
         """Move a flow to another state, due now or at `run_at_ms`; a lease ends.
 
         `from_state` is the logical state; "running" is accepted for a leased flow.
@@ -53,20 +51,22 @@ class Moving(Requests):
             FlowTerminal: it has ended.
             FlowNotFound: there is no such flow.
         """
-        item = self._move(
-            id=id,
-            from_state=from_state,
-            to_state=to_state,
-            fencing_token=fencing_token,
-            lease_token=lease_token,
-            payload=payload,
-            run_at_ms=run_at_ms,
-            priority=priority,
-            values=values,
-            attributes=attributes,
-            partition_key=partition_key,
+        item = Move(
+            check_name(id, "id"),
+            check_name_or_none(partition_key, "partition_key"),
+            check_name(from_state, "from_state"),
+            check_open_state(to_state, "to_state"),
+            check_int(fencing_token, "fencing_token"),
+            check_name_or_none(lease_token, "lease_token"),
+            self._pack(payload, "payload"),
+            None if run_at_ms is None else instant_ms(run_at_ms, "run_at_ms"),
+            None if priority is None else check_int(priority, "priority", 0, PRIORITY_MAX),
+            self._pack_named(values),
+            check_attributes(attributes),
         )
-        return Ask(commands.Transition([item], False, now_of(now_ms)), read_one)
+        return item, now_ms
+
+    flow_transition = single(_transition, commands.Transition)
 
     def flow_transition_many(
         self,
@@ -82,8 +82,7 @@ class Moving(Requests):
         Raises:
             BatchError: some shard's group was refused.
         """
-        found = [self._move(**{**defaults, **item}) for item in check_batch(items)]
-        return many(commands.Transition, found, independent, now_ms)
+        return batch(self._transition, items, defaults, commands.Transition, independent, now_ms)
 
     def flow_step_continue(
         self,
@@ -107,10 +106,10 @@ class Moving(Requests):
             StaleLease: the tokens are not those of the current lease.
             FlowNotFound: there is no such flow.
         """
-        item = self._move(
-            id=id,
-            from_state=from_state,
-            to_state=to_state,
+        item, _ = self._transition(
+            id,
+            from_state,
+            to_state,
             fencing_token=fencing_token,
             lease_token=check_name(lease_token, "lease_token"),
             payload=payload,
@@ -120,32 +119,3 @@ class Moving(Requests):
         )
         command = commands.StepContinue(item, check_lease(lease_ms), now_of(now_ms))
         return Ask(command, read_one)
-
-    def _move(
-        self,
-        *,
-        id: str,
-        from_state: str,
-        to_state: str,
-        fencing_token: int,
-        lease_token: str | None = None,
-        payload: Any = NOT_GIVEN,
-        run_at_ms: Instant | None = None,
-        priority: int | None = None,
-        values: Mapping[str, Any] | None = None,
-        attributes: Mapping[str, Any] | None = None,
-        partition_key: str | None = None,
-    ) -> Move:
-        return Move(
-            check_name(id, "id"),
-            check_name_or_none(partition_key, "partition_key"),
-            check_name(from_state, "from_state"),
-            check_open_state(to_state, "to_state"),
-            check_int(fencing_token, "fencing_token"),
-            check_name_or_none(lease_token, "lease_token"),
-            self._pack(payload, "payload"),
-            None if run_at_ms is None else instant_ms(run_at_ms, "run_at_ms"),
-            None if priority is None else check_int(priority, "priority", 0, PRIORITY_MAX),
-            self._pack_named(values),
-            check_attributes(attributes),
-        )

@@ -194,8 +194,8 @@ class EngineMachine(RuleBasedStateMachine):
         found = self.snapshot()
         assert found in allowed
         self.allowed = [found]
-        self.everything_reads_back()
 
+    @invariant()
     def everything_reads_back(self) -> None:
         for (key, flow_id), record in self.flows():
             done, told = self.ask(
