@@ -90,13 +90,21 @@ class SelectorInbox:
         """Whether no told message waits; ready channels do not count."""
         return not self._told
 
-    def watch(self, channel: Any, what: Any, *, write: bool = False, once: bool = False) -> None:
-        """Report `what` when the channel can be read, or also when it can be written.
+    def watch(
+        self,
+        channel: Any,
+        what: Any,
+        *,
+        read: bool = True,
+        write: bool = False,
+        once: bool = False,
+    ) -> None:
+        """Report `what` when the channel can be read, and also, or only, when it can be written.
 
         With `once`, a report is the last one until `watch` is called again. Any thread.
         """
         fd = channel if isinstance(channel, int) else channel.fileno()
-        mask = select.EPOLLIN | (select.EPOLLOUT if write else 0)
+        mask = (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0)
         mask |= select.EPOLLONESHOT if once else 0
         if fd in self._what:
             self._what[fd] = what
@@ -104,11 +112,6 @@ class SelectorInbox:
         else:
             self._what[fd] = what
             self._epoll.register(fd, mask)
-
-    def pause(self, channel: socket.socket) -> None:
-        """Report nothing of a channel until `watch` is called again. Any thread."""
-        with contextlib.suppress(OSError, ValueError):
-            self._epoll.modify(channel.fileno(), 0)
 
     def unwatch(self, channel: Any) -> None:
         """Forget a channel, before it is closed; safe to repeat. Any thread."""

@@ -44,12 +44,8 @@ SPIN_S = 0.000_2
 class Reader(Protocol):
     """Who reads the links' sockets when no caller does. All of it from any thread."""
 
-    def look(self, channel: socket.socket, link: ProcessLink, *, write: bool) -> None:
-        """Report once when the link's socket can be read, or also written."""
-        ...
-
-    def look_away(self, channel: socket.socket) -> None:
-        """Report this socket no more until `look`."""
+    def look(self, channel: socket.socket, link: ProcessLink, *, read: bool, write: bool) -> None:
+        """Report once when the link's socket can be read, written, or either."""
         ...
 
     def forget(self, channel: socket.socket) -> None:
@@ -144,7 +140,7 @@ class ProcessLink:
             self._outbox.append(memoryview(frame)[sent:])
             self._outbox_bytes += len(frame) - sent
             if len(self._outbox) == 1:
-                self._watcher.look(self.channel, self, write=True)
+                self._look()
 
     # ---- the reader's thread ----
 
@@ -174,8 +170,13 @@ class ProcessLink:
     def look(self) -> None:
         """Have the reader report the socket again, if there is one."""
         with self._lock:
-            if self.channel is not None:
-                self._watcher.look(self.channel, self, write=bool(self._outbox))
+            self._look()
+
+    def _look(self) -> None:
+        """Under the lock. A leader reads for itself; what cannot be sent yet is the reader's."""
+        if self.channel is not None:
+            is_led = self._reading.locked()
+            self._watcher.look(self.channel, self, read=not is_led, write=bool(self._outbox))
 
     def readable(self) -> None:
         """Hand out the answers that have arrived, unless a caller is reading them just now."""
@@ -199,10 +200,10 @@ class ProcessLink:
             channel = self.channel
             if channel is None:
                 return
-            self._watcher.look_away(channel)
+            self.look()
             self._read_until(future, channel, timeout_s)
         finally:
-            # Released first: a report in between finds the lock free, or another leader's.
+            # Released first: then this look, or a later one, has the reader read again.
             self._reading.release()
             self.look()
 

@@ -123,13 +123,9 @@ class RouterActor(SelectorActor):
 
     # ---- for the links, from any thread ----
 
-    def look(self, channel: socket.socket, link: ProcessLink, *, write: bool) -> None:
-        """Report once when a link's socket can be read, or also written."""
-        self.inbox.watch(channel, link, write=write, once=True)
-
-    def look_away(self, channel: socket.socket) -> None:
-        """Report a socket no more until `look`."""
-        self.inbox.pause(channel)
+    def look(self, channel: socket.socket, link: ProcessLink, *, read: bool, write: bool) -> None:
+        """Report once when a link's socket can be read, written, or either."""
+        self.inbox.watch(channel, link, read=read, write=write, once=True)
 
     def forget(self, channel: socket.socket) -> None:
         """Report a socket never again: it is about to be closed."""

@@ -235,6 +235,15 @@ class Store:
         """Return the store's time, in ms since the epoch."""
         return self._port.now_ms()
 
+    def processes(self) -> list[dict[str, Any]]:
+        """Return what each shard process told when it began to serve: pid, flows, recovery_ms.
+
+        Empty where the shards live in this process.
+        """
+        told: Callable[[], list[dict[str, Any]]] | None
+        told = getattr(self._port, "processes", None)
+        return [] if told is None else told()
+
     def stats(self, *, check: bool = False) -> list[dict[str, Any]]:
         """Return each shard's counters; `check` also lists broken invariants (slow)."""
         told: list[dict[str, Any]] = self._wait(Ask(Stats(check), read_data))

@@ -87,7 +87,7 @@ class Moving(Requests):
     def flow_step_continue(
         self,
         id: str,
-        lease_token: str,
+        lease_token: str | None,
         from_state: str,
         to_state: str,
         *,

@@ -28,7 +28,7 @@ class Settling(Requests):
     def _complete(
         self,
         id: str,
-        lease_token: str,
+        lease_token: str | None,
         *,
         fencing_token: int,
         result: Any = NOT_GIVEN,
@@ -79,7 +79,7 @@ class Settling(Requests):
     def _fail(
         self,
         id: str,
-        lease_token: str,
+        lease_token: str | None,
         *,
         fencing_token: int,
         error: Any = NOT_GIVEN,
@@ -189,7 +189,7 @@ class Settling(Requests):
     def _retry(
         self,
         id: str,
-        lease_token: str,
+        lease_token: str | None,
         *,
         fencing_token: int,
         error: Any = NOT_GIVEN,
@@ -244,7 +244,7 @@ class Settling(Requests):
     def _extend_lease(
         self,
         id: str,
-        lease_token: str,
+        lease_token: str | None,
         *,
         fencing_token: int,
         lease_ms: Duration = LEASE_MS_DEFAULT,
