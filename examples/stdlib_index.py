@@ -222,8 +222,7 @@ def show_progress() -> None:
 
 def kill_everything() -> None:
     """End the shards and this process as a power cut would: nobody gets to tidy up."""
-    port: Any = sf.default_store().port
-    for shard in port.processes():
+    for shard in sf.default_store().processes():
         os.kill(shard["pid"], signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 

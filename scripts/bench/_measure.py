@@ -82,20 +82,13 @@ class Use(NamedTuple):
 def processes_used(store: sf.Store) -> dict[str, Use]:
     """Return the use of this process, as `client`, and of each shard's."""
     pids = {"client": os.getpid()}
-    pids |= {f"shard{n}": told["pid"] for n, told in enumerate(processes(store))}
+    pids |= {f"shard{n}": told["pid"] for n, told in enumerate(store.processes())}
     found = {}
     for name, pid in pids.items():
         process = psutil.Process(pid)
         times = process.cpu_times()
         found[name] = Use(process.memory_info().rss, times.user + times.system)
     return found
-
-
-def processes(store: sf.Store) -> list[dict[str, Any]]:
-    """Return what the store tells of its shards' processes."""
-    port: Any = store.port
-    told: list[dict[str, Any]] = port.processes()
-    return told
 
 
 def use_figures(before: Mapping[str, Use], after: Mapping[str, Use]) -> Figures:

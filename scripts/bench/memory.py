@@ -17,7 +17,6 @@ from bench._measure import (
     log_figures,
     new_flow,
     parser,
-    processes,
     shards_rss_bytes,
     tell,
 )
@@ -66,7 +65,7 @@ def reopen(folder: Path, options: Namespace) -> Figures:
     with sf.open(folder, durability=options.durability) as store:
         seconds = time.perf_counter() - started
         rss_bytes = shards_rss_bytes(store)
-        slowest_ms = max(told["recovery_ms"] for told in processes(store))
+        slowest_ms = max(told["recovery_ms"] for told in store.processes())
         check(store, KIND, queued=options.flows)
         return {
             "reopen_s": round(seconds, 2),

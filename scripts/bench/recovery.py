@@ -18,7 +18,6 @@ from bench._measure import (
     expect,
     new_flow,
     parser,
-    processes,
     shards_rss_bytes,
     tell,
 )
@@ -60,7 +59,7 @@ def reopen(folder: Path, options: Namespace, written_bytes: int) -> Figures:
     with sf.open(folder, durability=options.durability) as store:
         seconds = time.perf_counter() - started
         rss_bytes = shards_rss_bytes(store)
-        slowest_ms = max(told["recovery_ms"] for told in processes(store))
+        slowest_ms = max(told["recovery_ms"] for told in store.processes())
         check(store, KIND, completed=options.flows)
         for number in range(0, options.flows, max(1, options.flows // SAMPLE)):
             events = [event.name for event in store.flow_history(f"f{number}")]
