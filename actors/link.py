@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import select
 import socket
 import threading
-import time
 from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +16,6 @@ from ..flow.limits import LINK_OUTBOX_BYTES_MAX, LINK_REQUESTS_MAX, WIRE_FRAME_B
 from ..flow.replies import Rejected, reject
 from .address import bind_address
 from .connection import is_own_user
-from .future import ReplyFuture
 from .port import Receiver
 from .wire import (
     HEADER_BYTES,
@@ -35,10 +32,6 @@ from .wire import (
 
 _READ_BYTES = 1 << 20
 _QUERY_TAG_MIN = 100
-
-
-SPIN_S = 0.000_2
-"""How long a caller that waits alone looks for its answer without sleeping: see `lead`."""
 
 
 class Reader(Protocol):
@@ -186,47 +179,29 @@ class ProcessLink:
             finally:
                 self._reading.release()
 
-    def lead(self, future: ReplyFuture[Any], timeout_s: float | None) -> None:
-        """Read answers in the caller's thread until the future is resolved or time is up.
+    # ---- a waiting caller that reads for itself, and for others: see actors/leading.py ----
 
-        One caller at a time leads, and hands out the others' answers as well; the others, and a
-        caller that finds the router reading, just wait. It saves the two thread switches between
-        router and caller. A caller that waits alone first looks for a moment without sleeping:
-        to be woken on another core takes longer than most answers (`bench single` shows both).
-        """
+    def begin_lead(self) -> bool:
+        """Become the one that reads this link; False if another does, or there is no shard."""
         if not self._is_greeted or not self._reading.acquire(blocking=False):
-            return
-        try:
-            channel = self.channel
-            if channel is None:
-                return
-            self.look()
-            self._read_until(future, channel, timeout_s)
-        finally:
-            # Released first: then this look, or a later one, has the reader read again.
-            self._reading.release()
-            self.look()
+            return False
+        self.look()
+        return True
 
-    def _read_until(
-        self, future: ReplyFuture[Any], channel: socket.socket, timeout_s: float | None
-    ) -> None:
-        now_s = time.monotonic()
-        end_s = None if timeout_s is None else now_s + timeout_s
-        spin_until_s = now_s + SPIN_S if len(self._pending) == 1 else 0.0
-        sleeper: select.poll | None = None
-        while not future.is_resolved and self.channel is channel:
-            if self._read() or time.monotonic() < spin_until_s:
-                continue
-            if sleeper is None:
-                sleeper = select.poll()
-                sleeper.register(channel, select.POLLIN)
-            left_ms = None
-            if end_s is not None:
-                left_ms = (end_s - time.monotonic()) * 1_000
-                if left_ms <= 0:
-                    return
-            if not future.is_resolved:
-                sleeper.poll(left_ms)
+    def end_lead(self) -> None:
+        """Leave the reading to the router again."""
+        # Released first: then this look, or a later one, has the reader read again.
+        self._reading.release()
+        self.look()
+
+    def read(self) -> bool:
+        """Read once; return whether anything has arrived. For the one that leads."""
+        return self._read()
+
+    @property
+    def requests_pending(self) -> int:
+        """How many requests wait for an answer."""
+        return len(self._pending)
 
     def _read(self) -> bool:
         """Read once; return whether anything has arrived. Under `_reading`."""

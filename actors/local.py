@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,6 @@ from ..flow.errors import FlowError, Refused, refusal
 from ..flow.limits import RESTARTS_MAX
 from ..flow.queries import Watch
 from ..flow.replies import Rejected, reject
-from .future import ReplyFuture
 from .port import Receiver
 from .service import Arrival, Departure, Service
 
@@ -33,6 +33,8 @@ class LocalLink:
 
     def __init__(self, shard: int, build: Build) -> None:
         self.shard = shard
+        self.channel: socket.socket | None = None
+        self.requests_pending = 0
         self._build = build
         self._service: Service | None = None
         self._refused: Rejected | None = None
@@ -65,8 +67,16 @@ class LocalLink:
         """Nothing waits to be sent here."""
         return False
 
-    def lead(self, future: ReplyFuture[Any], timeout_s: float | None) -> None:
+    def begin_lead(self) -> bool:
         """Nothing has to be read here."""
+        return False
+
+    def end_lead(self) -> None:
+        """Nothing was begun."""
+
+    def read(self) -> bool:
+        """Nothing arrives: answers are given at once, or by whoever changes something."""
+        return False
 
     def wake(self) -> None:
         """Do what time has made due."""

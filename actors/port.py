@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +27,13 @@ class Link(Protocol):
     """The caller's end of one shard."""
 
     shard: int
+    channel: socket.socket | None
+    """What to wait on for answers; None while there is no connection."""
+
+    @property
+    def requests_pending(self) -> int:
+        """How many requests wait for an answer."""
+        ...
 
     def submit(self, request: Any, receiver: Receiver) -> int:
         """Send a request; the receiver is called exactly once. Returns the request's number."""
@@ -35,8 +43,16 @@ class Link(Protocol):
         """Take a request back; True if it was never sent, and now never will be."""
         ...
 
-    def lead(self, future: ReplyFuture[Any], timeout_s: float | None) -> None:
-        """Read answers in the caller's thread until the future is resolved or time is up."""
+    def begin_lead(self) -> bool:
+        """Become the one that reads this link; False if that is not possible now."""
+        ...
+
+    def end_lead(self) -> None:
+        """Leave the reading to others again."""
+        ...
+
+    def read(self) -> bool:
+        """Hand out what has arrived; return whether anything had. For the one that leads."""
         ...
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from ..flow import commands, queries
@@ -15,6 +16,7 @@ from ..flow.replies import Data, Rejected
 from . import gather
 from .claims import Claim
 from .future import ReplyFuture
+from .leading import lead
 from .port import Link
 
 T = TypeVar("T")
@@ -33,8 +35,11 @@ class Routes:
     ) -> ReplyFuture[T]:
         """Send a request and promise its answer; `until_ms` is how long a claim may wait."""
         future = ReplyFuture(read)
+        future.lead = partial(lead, self._links)
         if isinstance(request, commands.ClaimDue):
-            claim = Claim(self._claimed_links(request), request, until_ms, future)
+            links = self._claimed_links(request)
+            claim = Claim(links, request, until_ms, future)
+            future.lead = partial(lead, links)
             future.withdraw = claim.give_up
             claim.start()
         else:
@@ -45,7 +50,7 @@ class Routes:
         link = self._links[shard]
         number = link.submit(request, future)
         future.withdraw = lambda: link.withdraw(number)
-        future.lead = link.lead
+        future.lead = partial(lead, (link,))
 
     def by_items(self, command: commands.Batch, future: ReplyFuture[Any]) -> None:
         """Send a batch to the shards of its items."""

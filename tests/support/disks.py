@@ -106,6 +106,9 @@ class _NameChange:
     """None: the name was removed."""
     size: int = 1
 
+    def torn(self, size: int, *, zeros: bool = False) -> _NameChange:
+        return self
+
 
 AnyChange = TypeVar("AnyChange", _Change, _NameChange)
 
@@ -328,11 +331,11 @@ def surviving(pending: list[AnyChange], loss: Loss) -> list[AnyChange]:
         return []
     if loss.kind == "prefix":
         left = chance.randint(0, sum(change.size for change in pending))
-        return [_torn(change, size) for change, size in _sizes(pending, left) if size]
+        return [change.torn(size) for change, size in _sizes(pending, left) if size]
     if loss.kind == "zeros":
-        return [_torn(c, chance.randint(0, c.size), zeros=True) for c in pending]
+        return [c.torn(chance.randint(0, c.size), zeros=True) for c in pending]
     sizes = [chance.choice((0, chance.randint(0, c.size), c.size)) for c in pending]
-    return [_torn(change, size) for change, size in zip(pending, sizes, strict=True) if size]
+    return [change.torn(size) for change, size in zip(pending, sizes, strict=True) if size]
 
 
 def _sizes(pending: list[AnyChange], left: int) -> list[tuple[AnyChange, int]]:
@@ -341,10 +344,6 @@ def _sizes(pending: list[AnyChange], left: int) -> list[tuple[AnyChange, int]]:
         sizes.append((change, min(left, change.size)))
         left -= min(left, change.size)
     return sizes
-
-
-def _torn(change: AnyChange, size: int, *, zeros: bool = False) -> AnyChange:
-    return change.torn(size, zeros=zeros) if isinstance(change, _Change) else change
 
 
 def _rename(nodes: dict[str, _Node], change: _NameChange) -> None:

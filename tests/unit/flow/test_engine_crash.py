@@ -1,4 +1,4 @@
-"""An engine on a disk that fails: what was answered is there, what was in flight is whole or absent.
+"""An engine on a disk that fails: what was answered is there, what was not is whole or absent.
 
 Random batches, and between and within them power losses, failed writes and syncs, restarts. What
 Hypothesis prints on a failure replays it.
@@ -113,11 +113,11 @@ def commands_for(op: tuple[Any, ...], records: list[Record]) -> list[Any]:
     if verb in ("complete", "fail"):
         chosen = {pick % len(leased) for pick in args[0]} if leased else set()
         kind = commands.Complete if verb == "complete" else commands.Fail
-        items = [
+        endings = [
             commands.Ending(r.id, r.partition_key, *grip(r), value=value_of(r.id, args[1]))
             for r in (leased[number] for number in sorted(chosen))
         ]
-        return [kind(items)] if items else []
+        return [kind(endings)] if endings else []
     return [lease_command(verb, r, args) for r in leased[args[0] % 8 : args[0] % 8 + 1]]
 
 
@@ -139,6 +139,26 @@ def lease_command(verb: str, record: Record, args: list[Any]) -> Any:
 def grip(record: Record) -> tuple[str, int]:
     assert record.lease_token is not None
     return record.lease_token, record.fencing_token
+
+
+def history_of(flow_id: str, key: str | None) -> queries.History:
+    """Return the query for every event of a flow, with its values."""
+    return queries.History(
+        id=flow_id,
+        partition_key=key,
+        anywhere=False,
+        count=10_000,
+        reverse=False,
+        event=None,
+        worker=None,
+        from_ms=None,
+        to_ms=None,
+        from_version=None,
+        to_version=None,
+        values=True,
+        include_cold=True,
+        now_ms=0,
+    )
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -200,9 +220,7 @@ class EngineMachine(RuleBasedStateMachine):
         for (key, flow_id), record in self.flows():
             done, told = self.ask(
                 queries.Get(flow_id, key, False, ALL, now_ms=0),
-                queries.History(
-                    flow_id, key, False, 10_000, *[False, *[None] * 6], True, True, now_ms=0
-                ),
+                history_of(flow_id, key),
             )
             assert isinstance(done, Done) and isinstance(told, Events)
             assert done.outcomes == [record]
@@ -252,9 +270,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.recovered(self.allowed)
 
     @rule(batch=batches, at=st.integers(1, 8), loss=losses)
-    def the_power_fails_in_a_step(
-        self, batch: list[tuple[Any, ...]], at: int, loss: Loss
-    ) -> None:
+    def the_power_fails_in_a_step(self, batch: list[tuple[Any, ...]], at: int, loss: Loss) -> None:
         self.disk.power_fails_at(at)
         self._fails(lambda: self.ask(*self.requests(batch)), PowerLoss)
         self.disk = self.disk.after_crash(loss)

@@ -16,9 +16,7 @@ entries = st.lists(st.binary(max_size=40), max_size=8)
 numbers = st.integers(0, INTEGER_MAX)
 
 
-def a_frame(
-    parts: list[bytes], lsn: int = 7, synced_lsn: int = 6, epoch: int = 2
-) -> bytes:
+def a_frame(parts: list[bytes], lsn: int = 7, synced_lsn: int = 6, epoch: int = 2) -> bytes:
     frame = bytearray(HEADER_BYTES)
     for part in parts:
         frame += part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,7 @@ def test_a_full_segment_is_sealed_at_the_next_frame(disk: Disk, small_segments: 
     ]
 
 
-def test_a_frame_larger_than_a_segment_stands_in_one_piece(
-    disk: Disk, small_segments: int
-) -> None:
+def test_a_frame_larger_than_a_segment_stands_in_one_piece(disk: Disk, small_segments: int) -> None:
     log = open_log(disk).log
     (position,) = append(log, bytes(10 * small_segments))
     append(log, b"next")
@@ -216,7 +215,7 @@ def test_a_power_loss_at_any_moment_of_a_sealing_loses_nothing_synced(
         operation += 1
         disk = Disk()
         log = open_log(disk).log
-        done = []
+        done: list[bytes] = []
         while log.position[1] < small_segments:
             done.append(b"entry %d" % len(done))
             append(log, done[-1])
@@ -278,7 +277,7 @@ def test_a_failed_operation_of_a_sealing_makes_the_log_unusable(
     disk: Disk, operation: str, small_segments: int
 ) -> None:
     log = open_log(disk).log
-    done = []
+    done: list[bytes] = []
     while log.position[1] < small_segments:
         done.append(b"entry %d" % len(done))
         append(log, done[-1])
@@ -346,12 +345,12 @@ def test_bytes_that_a_failed_sync_forgot_are_not_taken_for_synced(left: Loss) ->
 
 
 def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = host.os.pwrite
+    write = os.pwrite
 
     def short(fd: int, data: bytes, offset: int) -> int:
         return write(fd, bytes(data)[:3], offset)
 
-    monkeypatch.setattr(host.os, "pwrite", short)
+    monkeypatch.setattr(os, "pwrite", short)
     file = DiskFile(tmp_path / "file", create=True)
     file.pwrite(b"0123456789", 2)
     assert (tmp_path / "file").read_bytes() == b"\0\x000123456789"
@@ -362,7 +361,7 @@ def test_a_write_that_makes_no_progress_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = iter([4, 0])
-    monkeypatch.setattr(host.os, "pwrite", lambda *_: next(results))
+    monkeypatch.setattr(os, "pwrite", lambda *_: next(results))
     file = DiskFile(tmp_path / "file", create=True)
     with pytest.raises(OSError, match="no progress"):
         file.pwrite(b"0123456789", 0)
@@ -371,8 +370,8 @@ def test_a_write_that_makes_no_progress_is_an_error(
 
 def test_a_short_read_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
-    read = host.os.pread
-    monkeypatch.setattr(host.os, "pread", lambda fd, size, at: read(fd, min(size, 3), at))
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read(fd, min(size, 3), at))
     file = DiskFile(tmp_path / "file", create=False)
     assert file.pread(8, 1) == b"12345678"
     assert file.pread(100, 5) == b"56789"
