@@ -25,6 +25,10 @@ _STORE = "store.json"
 _OWNER = "OWNER"
 
 
+_owned: dict[tuple[int, int], int] = {}
+"""Owner files that are locked by a process, under whatever path, and that process's pid."""
+
+
 class Directory:
     """An existing store's directory, not locked yet."""
 
@@ -45,11 +49,20 @@ class Directory:
         """Make this process the owner, until `unlock` or its end.
 
         A POSIX record lock: it goes with the process, however that ends, and a forked child does
-        not inherit it. It does not hold against this same process; sdk/opening.py sees to that.
+        not inherit it. It does not hold against this same process, and closing any descriptor of
+        the file would give it up: hence `_owned`.
 
         Raises:
-            StoreLocked: another process is the owner.
+            StoreLocked: another process, or this one already, is the owner.
         """
+        with contextlib.suppress(FileNotFoundError):
+            if _owned.get(_identity(self.path / _OWNER)) == os.getpid():
+                raise StoreLocked(
+                    f"{self.path} is open in this process ({os.getpid()}) already: use that store, "
+                    "or close it first",
+                    path=str(self.path),
+                    pid=os.getpid(),
+                )
         fd = os.open(self.path / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,10 +78,12 @@ class Directory:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._owner_fd = fd
+        _owned[_identity(self.path / _OWNER)] = os.getpid()
 
     def unlock(self) -> None:
         """Stop being the owner; safe to repeat."""
         if self._owner_fd >= 0:
+            _owned.pop(_identity(self._owner_fd), None)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._owner_fd, 0)
             os.close(self._owner_fd)
@@ -82,6 +97,11 @@ class Directory:
         token = secrets.token_hex(16)
         _write_whole(run / "token", token.encode())
         return token
+
+
+def _identity(file: Path | int) -> tuple[int, int]:
+    found = os.stat(file)  # noqa: PTH116  # a path or a descriptor
+    return found.st_dev, found.st_ino
 
 
 def open_directory(path: Path, shards: int | None, default_shards: int) -> Directory:

@@ -129,6 +129,7 @@ class LocalPort:
     ) -> None:
         self.shards = len(files)
         self.clock = clock
+        self._pid = os.getpid()
         self._is_closed = False
         self._ticker: pykka.ActorRef[TickerActor] | None = None
         self.links = [
@@ -179,10 +180,12 @@ class LocalPort:
             link.wake()
 
     def close(self, timeout_s: float | None) -> None:
-        """Close the engines; safe to repeat."""
+        """Close the engines; safe to repeat and after a fork."""
         if self._is_closed:
             return
         self._is_closed = True
+        if os.getpid() != self._pid:
+            return  # The files are shared with the process that opened them, and still its own.
         if self._ticker is not None:
             self._ticker.stop(block=True)
         for link in self.links:

@@ -82,9 +82,12 @@ class SupervisorActor(SelectorActor):
         return None
 
     def stop_children(self, timeout_s: float) -> None:
-        """End all shards: ask by closing their lifelines, then insist. Blocks; not the actor's."""
+        """End all shards: ask by their lifelines, then insist. Blocks; not the actor's."""
         for child in self.children:
             if child.process is not None and child.process.stdin is not None:
+                # Closing alone is not enough: a process that was forked from this one has a copy.
+                with contextlib.suppress(OSError, ValueError):
+                    child.process.stdin.write(b"stop\n")
                 with contextlib.suppress(OSError):
                     child.process.stdin.close()
         deadline_s = time.monotonic() + timeout_s

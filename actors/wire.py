@@ -22,7 +22,7 @@ from ..flow.errors import Refused
 from ..flow.limits import WIRE_FRAME_BYTES_MAX
 from ..flow.queries import Cursor
 from ..flow.record import FlowRecord
-from ..flow.replies import Data, Done, Events, Heads, Packed, Rejected, Values
+from ..flow.replies import Data, Done, Events, Heads, Packed, Rejected, Values, reject
 
 PROTOCOL = 1
 HELLO = 0
@@ -91,11 +91,23 @@ def pack_answer(number: int, answer: Answer, frame: bytearray) -> bytes:
     """Return the frame of an answer; records that the batch's frame holds are not packed again."""
     reply, span = answer
     if span is None or not isinstance(reply, Done):
-        return pack_frame(number, _encode(reply))
-    start, end = span
-    records = msgspec.Raw(_array_header(len(reply.outcomes)) + frame[start:end])
-    packed = Packed(records, reply.values, reply.cursor, reply.applied)
-    return pack_frame(number, _encode(packed))
+        body = _encode(reply)
+    else:
+        start, end = span
+        records = msgspec.Raw(_array_header(len(reply.outcomes)) + frame[start:end])
+        body = _encode(Packed(records, reply.values, reply.cursor, reply.applied))
+    if len(body) > WIRE_FRAME_BYTES_MAX:
+        # Sent as it is, it would cost the client the connection, and be asked for again.
+        body = _encode(_too_large(len(body)))
+    return pack_frame(number, body)
+
+
+def _too_large(size: int) -> Rejected:
+    return reject(
+        "outcome_unknown",
+        f"the command was carried out, but its answer takes {size} bytes and "
+        f"{WIRE_FRAME_BYTES_MAX} is the most: read what it did, and ask for less at a time",
+    )
 
 
 def _array_header(count: int) -> bytes:

@@ -245,6 +245,8 @@ class DiskFiles:
     def unlock(self) -> None:
         """Give the directory back; safe to repeat."""
         if self._lock_fd >= 0:
+            # Closing alone would leave it locked for as long as a forked process has a copy.
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
             os.close(self._lock_fd)
             self._lock_fd = -1
 

@@ -73,6 +73,8 @@ RELAXED_SYNC_MS: Final = 50
 # ---- between processes ----
 WIRE_FRAME_BYTES_MAX: Final = 128 * MIB
 """One request or one answer. Bounds what a client can make a shard hold."""
+ANSWER_VALUE_BYTES_MAX: Final = 96 * MIB
+"""Values that one answer brings along; further ones are left out and flagged."""
 INBOX_REQUESTS_MAX: Final = 4_096
 """Requests that one batch may gather; what is over it waits for the next batch."""
 INBOX_BYTES_MAX: Final = 64 * MIB
@@ -98,6 +100,7 @@ PROBE_KEYS_MAX: Final = 64
 """Claims up to this size over several shards are merged in exact order."""
 
 assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_CEILING < WIRE_FRAME_BYTES_MAX
+assert VALUE_BYTES_CEILING <= ANSWER_VALUE_BYTES_MAX < WIRE_FRAME_BYTES_MAX
 assert INBOX_BYTES_MAX + WIRE_FRAME_BYTES_MAX < FRAME_BYTES_MAX
 assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bits"
 assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0

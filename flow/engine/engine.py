@@ -215,7 +215,7 @@ def _history(engine: Engine, query: queries.History, now_ms: int) -> Reply:
 
 
 def _value_get(engine: Engine, query: queries.ValueGet, now_ms: int) -> Reply:
-    return Data([engine.hydrator.value(number, query.max_bytes) for number in query.numbers])
+    return Data(engine.hydrator.values(query.numbers, query.max_bytes))
 
 
 QUERIES: dict[type, Any] = {

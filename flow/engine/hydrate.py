@@ -9,6 +9,7 @@ import msgspec
 from ..codec import decode_record
 from ..commands import Hydration
 from ..index.table import Slot
+from ..limits import ANSWER_VALUE_BYTES_MAX, INTEGER_MAX
 from ..log.position import unpack
 from ..log.values import Source
 from ..log.values import Values as ValueStore
@@ -25,11 +26,14 @@ class Hydrator:
     def __init__(self, values: ValueStore, source: Source) -> None:
         self._values = values
         self._source = source
+        self._left = 0
+        """How many bytes of values this answer may still take."""
 
     def fill(self, done: Done, wanted: Hydration) -> Done:
         """Return an answer with the values that were asked for; none is read otherwise."""
         if not wanted.payload and not wanted.outcome and not wanted.names:
             return done
+        self._left = ANSWER_VALUE_BYTES_MAX
         values_of = self.values_of
         return Done(done.outcomes, [values_of(record, wanted) for record in done.outcomes])
 
@@ -38,7 +42,8 @@ class Hydrator:
         payload: bytes | None = None
         omitted: list[str] | None = None
         if wanted.payload and record.payload_number is not None:
-            if record.payload_size <= wanted.max_bytes:
+            if record.payload_size <= wanted.max_bytes and record.payload_size <= self._left:
+                self._left -= record.payload_size
                 payload = self._values.read(self._source, record.payload_number)
             else:
                 omitted = ["payload"]
@@ -60,9 +65,10 @@ class Hydrator:
         for name, value in stored.items():
             if wanted.names is not True and not (wanted.names and name in wanted.names):
                 continue
-            if value.size > wanted.max_bytes:
+            if value.size > wanted.max_bytes or value.size > self._left:
                 omitted.append(f"values.{name}")
             elif (data := self._values.read(self._source, value.number)) is not None:
+                self._left -= value.size
                 named[name] = data
         return Values(payload, result, error, named, omitted or None)
 
@@ -71,18 +77,29 @@ class Hydrator:
     ) -> bytes | None:
         if number is None:
             return None
-        if size > wanted.max_bytes:
+        if size > wanted.max_bytes or size > self._left:
             omitted.append(kind)
             return None
+        self._left -= size
         return self._values.read(self._source, number)
 
-    def value(self, number: int, max_bytes: int) -> bytes | int | None:
-        """Return a value's bytes; its size if that is over max_bytes; None if there is none."""
+    def values(self, numbers: list[int], max_bytes: int) -> list[bytes | int | None]:
+        """Return values' bytes; the size of one that is over max_bytes; None if there is none."""
+        self._left = ANSWER_VALUE_BYTES_MAX
+        return [self._value(number, max_bytes) for number in numbers]
+
+    def _value(self, number: int, max_bytes: int) -> bytes | int | None:
         data = self._values.read(self._source, number)
-        return data if data is None or len(data) <= max_bytes else len(data)
+        if data is None:
+            return None
+        if len(data) > max_bytes or len(data) > self._left:
+            return len(data)
+        self._left -= len(data)
+        return data
 
     def history(self, slot: Slot, query: History) -> Events:
         """Return the newest `count` events that match, read back from the log."""
+        self._left = INTEGER_MAX  # An event cannot tell that a value was left out.
         events: list[HistoryEvent] = []
         values: list[Values | None] = []
         for record in self._versions(slot):

@@ -58,7 +58,9 @@ def the_frame() -> bytes:
 def the_dump() -> str:
     """Return the frame as the document shows it: offset, bytes, meaning."""
     frame = the_frame()
-    return "\n".join(line for at, size, text in pieces(frame) for line in told(frame, at, size, text))
+    return "\n".join(
+        line for at, size, text in pieces(frame) for line in told(frame, at, size, text)
+    )
 
 
 def told(frame: bytes, at: int, size: int, text: str) -> Iterator[str]:
