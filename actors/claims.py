@@ -9,6 +9,7 @@ wait, every shard watches; the first that has something starts the claim again.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from ..flow.record import Record
 from ..flow.replies import Done, Heads, Rejected
 from .gather import Everywhere, Part
 from .port import Link, Receiver
+
+_PROBES_AGAIN_MAX = 8
+"""How often a claim that was beaten to all it saw looks again before it comes back empty."""
 
 
 class Claim:
@@ -40,6 +44,7 @@ class Claim:
         self._receiver = receiver
         self._lock = threading.Lock()
         self._round = 0
+        self._probes_left = _PROBES_AGAIN_MAX
         self._waiting: _Watching | None = None
         self._is_given_up = False
 
@@ -108,8 +113,17 @@ class Claim:
         if not asked:
             self._finish([])
             return
-        whole = Everywhere([link for link, _ in asked], self._finish)
+        whole = Everywhere([link for link, _ in asked], self._claimed_exactly)
         whole.send_each([request for _, request in asked])
+
+    def _claimed_exactly(self, replies: list[Any]) -> None:
+        """Probe again if others were faster with all that the probe had found."""
+        is_beaten = all(not isinstance(r, Rejected) and not r.outcomes for r in replies)
+        if is_beaten and self._probes_left:
+            self._probes_left -= 1
+            self._probe()
+        else:
+            self._finish(replies)
 
     def _claim_in_turn(self, links: list[Link]) -> None:
         command = self._command
@@ -119,31 +133,58 @@ class Claim:
             # Expired leases fill up only once no shard has due flows any more.
             rounds += [(link, False) for link in links]
 
-        def step(index: int, left: int, expired_first: int) -> None:
-            if index == len(rounds) or left == 0:
+        turns = iter(rounds)
+        left, expired_first = command.limit, command.expired_first
+        arrived: deque[Any] = deque()
+        driving = threading.Lock()
+
+        def send_next() -> bool:
+            link, is_first = next(turns, (None, False))
+            if link is None or left == 0:
                 self._finish(replies)
-                return
-            link, is_first = rounds[index]
-            first = min(expired_first, left) if is_first else left
-            request = replace(
-                command, limit=left, expired_first=first, due=is_first, expired_after=not is_first
-            )
+                return False
             if not command.due:
                 request = replace(command, limit=left, expired_first=left)
-
-            def claimed(reply: Any) -> None:
-                replies.append(reply)
-                got = [] if isinstance(reply, Rejected) else reply.outcomes
-                reclaimed = sum(1 for record in got if is_reclaimed(record))
-                step(index + 1, left - len(got), max(0, expired_first - reclaimed))
-
+            else:
+                request = replace(
+                    command,
+                    limit=left,
+                    expired_first=min(expired_first, left) if is_first else left,
+                    due=is_first,
+                    expired_after=not is_first,
+                )
             link.submit(request, Part(claimed))
+            return True
 
-        step(0, command.limit, command.expired_first)
+        def claimed(reply: Any) -> None:
+            arrived.append(reply)
+            drive()
+
+        def drive() -> None:
+            # A loop, not a recursion: shards in this process answer before submit returns.
+            nonlocal left, expired_first
+            while arrived and driving.acquire(blocking=False):
+                try:
+                    reply = arrived.popleft()
+                    replies.append(reply)
+                    got = [] if isinstance(reply, Rejected) else reply.outcomes
+                    left -= len(got)
+                    expired_first -= sum(1 for record in got if is_reclaimed(record))
+                    expired_first = max(0, expired_first)
+                    send_next()
+                finally:
+                    driving.release()
+
+        send_next()
 
     def _finish(self, replies: list[Any]) -> None:
+        refused = [reply for reply in replies if isinstance(reply, Rejected)]
         done = merge(self._command, [reply for reply in replies if not isinstance(reply, Rejected)])
-        if done.outcomes or self._until_ms is None:
+        unknown = [reply for reply in refused if reply.refused.code == "outcome_unknown"]
+        if not done.outcomes and (unknown or (refused and len(refused) == len(replies))):
+            # "Nothing is due" would be a lie: leases may have been granted.
+            self._receiver.answer((unknown or refused)[0])
+        elif done.outcomes or self._until_ms is None:
             self._receiver.answer(done)
         else:
             self._watch()

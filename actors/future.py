@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -11,6 +12,8 @@ from typing import Any, Generic, TypeVar
 import pykka
 
 from .wire import read_reply
+
+logger = logging.getLogger("shardflow.link")
 
 T = TypeVar("T")
 
@@ -44,21 +47,29 @@ class ReplyFuture(pykka.Future[T], Generic[T]):
     # ---- the side of the shard ----
 
     def arrive(self, body: bytes) -> None:
-        """Resolve with the bytes of a reply."""
-        self._body = body
-        self._open()
+        """Resolve with the bytes of a reply; only the first answer counts."""
+        if self._callbacks is not None:
+            self._body = body
+            self._open()
 
     def answer(self, reply: Any) -> None:
-        """Resolve with a reply."""
-        self._reply = reply
-        self._open()
+        """Resolve with a reply; only the first answer counts."""
+        if self._callbacks is not None:
+            self._reply = reply
+            self._open()
 
     def _open(self) -> None:
         with _callbacks_lock:
             callbacks, self._callbacks = self._callbacks, None
-        self._gate.release()
-        for callback in callbacks or ():
-            callback()
+            if callbacks is None:
+                return
+            self._gate.release()
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                # It runs in the thread that reads everybody's answers.
+                logger.exception("a callback of a future failed")
 
     # ---- the side of the caller ----
 

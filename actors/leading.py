@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,13 @@ SPIN_S = 0.000_2
 
 
 def lead(links: Sequence[Link], future: ReplyFuture[Any], timeout_s: float | None) -> None:
-    """Read the links' answers until the future is resolved, a shard goes away, or time is up."""
+    """Read the links' answers until the future is resolved, a shard goes away, or time is up.
+
+    Never in the main thread: there a signal's handler may run, and raise, between any two steps,
+    and a link left half read is lost to everybody.
+    """
+    if threading.get_ident() == threading.main_thread().ident:
+        return
     led: list[Link] = []
     try:
         for link in links:
@@ -60,7 +67,8 @@ def _read_until(
         if sleeper is None:
             sleeper = select.poll()
             for channel in channels:
-                assert channel is not None
+                if channel is None or channel.fileno() < 0:
+                    return
                 sleeper.register(channel, select.POLLIN)
         left_ms = None
         if end_s is not None:

@@ -72,6 +72,7 @@ class ProcessLink:
         self._pending: dict[int, tuple[Receiver, Any]] = {}
         self._unsent: dict[int, bytes] = {}
         """Pending requests that wait for the shard, in order."""
+        self._unsent_bytes = 0
         self._is_greeted = False
         """Only then requests are sent: what listens there is our shard."""
         self._outbox: deque[memoryview] = deque()
@@ -93,6 +94,7 @@ class ProcessLink:
                     self._send(frame)
                 else:
                     self._unsent[number] = frame
+                    self._unsent_bytes += len(frame)
         if refused is not None:
             receiver.answer(refused)
         return number
@@ -100,9 +102,11 @@ class ProcessLink:
     def withdraw(self, number: int) -> bool:
         """Take a request back; True if it was never sent."""
         with self._lock:
-            if self._unsent.pop(number, None) is None:
+            frame = self._unsent.pop(number, None)
+            if frame is None:
                 return False
-            del self._pending[number]
+            self._unsent_bytes -= len(frame)
+            self._pending.pop(number, None)
             return True
 
     def _refuse(self, frame: bytes) -> Rejected | None:
@@ -112,7 +116,8 @@ class ProcessLink:
                 f"the command takes {len(frame)} bytes; {WIRE_FRAME_BYTES_MAX} is the most: "
                 "use smaller batches",
             )
-        if len(self._pending) >= LINK_REQUESTS_MAX or self._outbox_bytes > LINK_OUTBOX_BYTES_MAX:
+        waiting_bytes = self._outbox_bytes + self._unsent_bytes
+        if len(self._pending) >= LINK_REQUESTS_MAX or waiting_bytes > LINK_OUTBOX_BYTES_MAX:
             return reject(
                 "overloaded",
                 f"{len(self._pending)} requests at shard {self.shard} wait for their answers; "
@@ -236,6 +241,7 @@ class ProcessLink:
             self._is_greeted = True
             self._failed = None
             unsent, self._unsent = self._unsent, {}
+            self._unsent_bytes = 0
             for frame in unsent.values():
                 self._send(frame)
 
@@ -262,9 +268,11 @@ class ProcessLink:
         refused = Rejected(error if isinstance(error, Refused) else refusal(error))
         with self._lock:
             self._failed = refused
-            ended = [receiver for receiver, _ in self._pending.values()]
-            self._pending.clear()
+            # Whoever pops an entry answers it: a leader may be reading at this very moment.
+            popped = [self._pending.pop(number, None) for number in list(self._pending)]
+            ended = [entry[0] for entry in popped if entry is not None]
             self._unsent.clear()
+            self._unsent_bytes = 0
             self._drop_channel()
         for receiver in ended:
             receiver.answer(refused)
@@ -282,9 +290,9 @@ class ProcessLink:
                 if number in self._unsent:
                     continue
                 if is_query(request):
-                    self._unsent[number] = pack_request(number, request)
-                else:
-                    del self._pending[number]
+                    self._unsent[number] = frame = pack_request(number, request)
+                    self._unsent_bytes += len(frame)
+                elif self._pending.pop(number, None) is not None:
                     ended.append(receiver)
         unknown = reject(
             "outcome_unknown",

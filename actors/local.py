@@ -6,15 +6,14 @@ import itertools
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..flow.commands import Cancel, Complete, Fail, Retry
 from ..flow.engine import Answer
 from ..flow.errors import FlowError, Refused, refusal
 from ..flow.limits import RESTARTS_MAX
-from ..flow.queries import Watch
-from ..flow.replies import Rejected, reject
+from ..flow.replies import Data, Rejected, Reply, reject
 from .port import Receiver
 from .service import Arrival, Departure, Service
 
@@ -41,8 +40,11 @@ class LocalLink:
         self._failures = 0
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
+        self._receivers: dict[int, Receiver] = {}
+        self._answers: deque[tuple[Receiver, Reply]] = deque()
+        self._planned_ms: int | None = None
         self.poke: Callable[[], None] = _nothing
-        """Called when a request may have changed the next wake time."""
+        """Called when the next wake time has become earlier."""
         self._start()
 
     @property
@@ -55,11 +57,14 @@ class LocalLink:
         number = next(self._numbers)
         with self._lock:
             service, refused = self._service, self._refused
-            departures = [] if service is None else self._serve(service, receiver, number, request)
+            if service is not None:
+                self._receivers[number] = receiver
+                self._take(self._serve(service, number, request))
+            is_earlier = self._plan()
         if service is None:
             receiver.answer(refused)
-        _hand_out(departures)
-        if request.__class__ in _TIMED:
+        self._hand_out()
+        if is_earlier:
             self.poke()
         return number
 
@@ -80,35 +85,41 @@ class LocalLink:
 
     def wake(self) -> None:
         """Do what time has made due."""
-        departures: list[Departure] = []
         with self._lock:
             if self._service is not None:
                 try:
-                    departures = self._service.wake()
+                    self._take(self._service.wake())
                 except Exception:
                     self._broken()
-        _hand_out(departures)
+            self._plan()
+        self._hand_out()
 
     def next_wake_ms(self) -> int | None:
         """Return when `wake` has something to do next."""
         with self._lock:
-            return None if self._service is None else self._service.next_wake_ms()
+            return self._planned_ms
 
     def close(self) -> None:
         """Close the engine and refuse everything from now on."""
         with self._lock:
             service, self._service = self._service, None
             self._refused = Rejected(Refused("store_closed", "the store is closed; open it again"))
+            if service is not None:
+                self._take(service.dismiss(self._refused))
+            self._planned_ms = None
         if service is not None:
-            departures = service.dismiss(self._refused)
             service.close()
-            _hand_out(departures)
+        self._hand_out()
 
-    def _serve(
-        self, service: Service, receiver: Receiver, number: int, request: Any
-    ) -> list[Departure]:
+    def _plan(self) -> bool:
+        """Note the next wake time; return whether it has become earlier."""
+        at_ms = None if self._service is None else self._service.next_wake_ms()
+        before_ms, self._planned_ms = self._planned_ms, at_ms
+        return at_ms is not None and (before_ms is None or at_ms < before_ms)
+
+    def _serve(self, service: Service, number: int, request: Any) -> list[Departure]:
         try:
-            departures = service.serve([Arrival(receiver, number, request)])
+            departures = service.serve([Arrival(self, number, request)])
         except Exception as error:
             self._broken()
             unknown = reject(
@@ -116,7 +127,7 @@ class LocalLink:
                 f"shard {self.shard} failed in this command ({error}): it may have been applied; "
                 "read before repeating it",
             )
-            return [Departure(receiver, number, Answer(unknown, None), bytearray())]
+            return [Departure(self, number, Answer(unknown))]
         self._failures = 0
         return departures
 
@@ -125,11 +136,29 @@ class LocalLink:
         self._failures += 1
         service, self._service = self._service, None
         if service is not None:
+            # Whoever watched looks again, at the recovered shard or at why there is none.
+            self._take(service.dismiss(Data(True)))
             service.abandon()
         if self._failures < RESTARTS_MAX:
             self._start()
         else:
             self._refused = _unavailable(self.shard, f"it failed {self._failures} times in a row")
+
+    def _take(self, departures: list[Departure]) -> None:
+        """Queue answers for their receivers; under the lock."""
+        for _, number, answer in departures:
+            receiver = self._receivers.pop(number, None)
+            if receiver is not None:
+                self._answers.append((receiver, answer.reply))
+
+    def _hand_out(self) -> None:
+        """Give answers out, without the lock: a receiver may send the next request."""
+        while self._answers:
+            try:
+                receiver, reply = self._answers.popleft()
+            except IndexError:
+                return
+            receiver.answer(reply)
 
     def _start(self) -> None:
         try:
@@ -138,10 +167,6 @@ class LocalLink:
             self._refused = Rejected(refusal(error))
         except OSError as error:
             self._refused = _unavailable(self.shard, str(error))
-
-
-_TIMED = (Watch, Complete, Fail, Cancel, Retry)
-"""Requests after which something may have to be done at a time: a watch, a retention."""
 
 
 def _nothing() -> None:
@@ -155,8 +180,3 @@ def _unavailable(shard: int, reason: str) -> Rejected:
         shard=shard,
         reason=reason,
     )
-
-
-def _hand_out(departures: list[Departure]) -> None:
-    for caller, _, answer, _ in departures:
-        caller.answer(answer.reply)

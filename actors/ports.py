@@ -51,8 +51,9 @@ class ProcessPort:
         token = directory.new_token()
         paths = [directory.socket_path(shard) for shard in range(self.shards)]
         self._router = RouterActor.launch(paths, token)
-        configs = [
-            {
+
+        def config_of(shard: int) -> dict[str, Any]:
+            return {
                 "shard": shard,
                 "path": str(directory.shard_path(shard)),
                 "socket": str(paths[shard]),
@@ -62,10 +63,10 @@ class ProcessPort:
                 "token": token,
                 "host_pid": self._pid,
             }
-            for shard in range(self.shards)
-        ]
+
         self._supervisor = SupervisorActor.launch(
-            configs,
+            self.shards,
+            config_of,
             lambda shard: self.ref.tell(Connect(shard)),
             lambda shard, error: self.ref.tell(GiveUp(shard, error)),
         )
@@ -92,7 +93,7 @@ class ProcessPort:
 
     def tick(self, now_ms: int) -> None:
         """Move the shards' clocks; return when they have done what became due."""
-        self.submit(Tick(now_ms), _nothing).get(timeout=_CLOSE_S)
+        _answered(self.submit(Tick(now_ms), _nothing))
 
     def processes(self) -> list[dict[str, Any]]:
         """Return what is known of each shard's process: pid, flows at start, recovery_ms."""
@@ -215,7 +216,16 @@ def reconcile_policies(links: Sequence[Link]) -> None:
 def _ask(link: Link, request: Any) -> Any:
     future: ReplyFuture[Any] = ReplyFuture(_as_it_is)
     link.submit(request, future)
-    return future.get(timeout=_CLOSE_S)
+    return _answered(future)
+
+
+def _answered(future: ReplyFuture[T]) -> T:
+    try:
+        return future.get(timeout=_CLOSE_S)
+    except pykka.Timeout:
+        raise ShardUnavailable(
+            f"a shard has not answered for {_CLOSE_S} seconds", reason="no answer"
+        ) from None
 
 
 def _as_it_is(reply: Any) -> Any:

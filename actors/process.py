@@ -26,6 +26,7 @@ from ..flow.settings import Settings
 from .address import bind_address
 from .service import Service
 from .shard import EXIT_BROKEN, ShardActor
+from .supervisor import REPORT_MARK
 
 logger = logging.getLogger("shardflow.shard")
 
@@ -112,7 +113,7 @@ def _lifeline(host_pid: int) -> list[Any]:
 
 
 def _report(told: dict[str, Any]) -> None:
-    line = json.dumps(told, default=str).encode() + b"\n"
+    line = b"\n" + REPORT_MARK + json.dumps(told, default=str).encode() + b"\n"
     with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), line)
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..flow.engine import Answer, Batch, Engine
+from ..flow.engine import Answer, Engine
 from ..flow.host import Clock, SetClock
 from ..flow.limits import RELAXED_SYNC_MS, WAITERS_MAX
 from ..flow.queries import Tick, Unwatch, Watch
-from ..flow.replies import Data, Rejected, reject
+from ..flow.replies import Data, Reply, reject
 from .waiters import Waiter, Waiters
-
-_NO_FRAME = bytearray()
 
 
 class Arrival(NamedTuple):
@@ -33,7 +31,6 @@ class Departure(NamedTuple):
     caller: Any
     number: int
     answer: Answer
-    frame: bytearray
 
 
 class Service:
@@ -55,10 +52,10 @@ class Service:
         now_ms = self.clock.now_ms()
         engine.touched = set() if self.waiters or self._has_watch(arrivals) else None
         asked = [a for a in arrivals if a.request.__class__ not in _OWN]
-        batch = self._step([arrival.request for arrival in asked], now_ms)
+        answers = self._step([arrival.request for arrival in asked], now_ms)
         departures = [
-            Departure(arrival.caller, arrival.number, answer, batch.frame)
-            for arrival, answer in zip(asked, batch.answers, strict=True)
+            Departure(arrival.caller, arrival.number, answer)
+            for arrival, answer in zip(asked, answers, strict=True)
         ]
         if len(asked) != len(arrivals):
             for arrival in arrivals:
@@ -85,10 +82,10 @@ class Service:
         if self.waiters:
             self.waiters.forget(caller)
 
-    def dismiss(self, refused: Rejected) -> list[Departure]:
-        """End every watch with a refusal."""
+    def dismiss(self, reply: Reply) -> list[Departure]:
+        """End every watch with this reply."""
         return [
-            Departure(waiter.caller, waiter.number, Answer(refused, None), _NO_FRAME)
+            Departure(waiter.caller, waiter.number, Answer(reply))
             for waiter in self.waiters.clear()
         ]
 
@@ -100,16 +97,16 @@ class Service:
         """Let go of the files as they are, after a failure."""
         self.engine.abandon()
 
-    def _step(self, requests: list[Any], now_ms: int) -> Batch:
+    def _step(self, requests: list[Any], now_ms: int) -> list[Answer]:
         sweep = self.engine.sweep(now_ms)
         if sweep is not None:
             requests = [sweep, *requests]
-        batch = self.engine.step(requests, now_ms, self.clock.order_us())
+        answers = self.engine.step(requests, now_ms, self.clock.order_us())
         if sweep is not None:
-            batch = Batch(batch.answers[1:], batch.frame)
+            del answers[0]
         if self._relaxed and self._sync_at_ms is None and self.engine.log.has_unsynced:
             self._sync_at_ms = now_ms + RELAXED_SYNC_MS
-        return batch
+        return answers
 
     def _set_clock(self, tick: Tick) -> None:
         if isinstance(self.clock, SetClock) and tick.now_ms is not None:
@@ -122,8 +119,10 @@ class Service:
     def _answer_own(self, arrival: Arrival, now_ms: int) -> list[Departure]:
         caller, number, request = arrival
         if isinstance(request, Unwatch):
-            self.waiters.remove(caller, request.request)
-            return [_tell(caller, number, data=True)]
+            # The watch is answered too: whoever sent it counts its answers.
+            waiter = self.waiters.remove(caller, request.request)
+            ended = [] if waiter is None else [_tell(caller, waiter.number, data=False)]
+            return [*ended, _tell(caller, number, data=True)]
         waiter = Waiter(caller, number, request, request.until_ms)
         if self.waiters.is_full:
             refused = reject(
@@ -132,7 +131,7 @@ class Service:
                 retry_after_ms=1_000,
                 reason="waiters",
             )
-            return [Departure(caller, number, Answer(refused, None), _NO_FRAME)]
+            return [Departure(caller, number, Answer(refused))]
         if self.waiters.add(waiter, self.engine, now_ms):
             return []
         return [_tell(caller, number, data=True)]
@@ -148,4 +147,4 @@ _OWN = (Watch, Unwatch)
 
 
 def _tell(caller: Any, number: int, *, data: bool) -> Departure:
-    return Departure(caller, number, Answer(Data(data), None), _NO_FRAME)
+    return Departure(caller, number, Answer(Data(data)))

@@ -168,9 +168,9 @@ class ShardActor(SelectorActor):
     def _depart(self, departures: list[Departure]) -> None:
         """Send each client all its answers of this batch at once."""
         outgoing: dict[Connection, list[bytes]] = {}
-        for connection, number, answer, frame in departures:
+        for connection, number, answer in departures:
             if not connection.is_closed:
-                outgoing.setdefault(connection, []).append(pack_answer(number, answer, frame))
+                outgoing.setdefault(connection, []).append(pack_answer(number, answer))
         for connection, frames in outgoing.items():
             self._send(connection, frames[0] if len(frames) == 1 else b"".join(frames))
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from ..flow.errors import ERRORS, FlowError, ShardUnavailable, StoreConfigError
@@ -24,6 +25,8 @@ _BOOT = (
     "sys.path.extend(p for p in json.loads(sys.argv[1]) if p not in sys.path); "
     "from shardflow.actors.process import main; main()"
 )
+REPORT_MARK = b"shardflow: "
+"""Begins the line on stdout with which a shard's process tells how its start went."""
 _STEADY_S = 5.0
 """A shard that served this long and then died is started again at once."""
 _BACKOFF_MAX_S = 5.0
@@ -33,9 +36,8 @@ _REPORT_BYTES_MAX = 65_536
 class Child:
     """One shard's process, through all its starts."""
 
-    def __init__(self, shard: int, config: dict[str, Any]) -> None:
+    def __init__(self, shard: int) -> None:
         self.shard = shard
-        self.config = config
         self.process: subprocess.Popen[bytes] | None = None
         self.report = b""
         self.started_s = 0.0
@@ -53,12 +55,14 @@ class SupervisorActor(SelectorActor):
 
     def __init__(
         self,
-        configs: list[dict[str, Any]],
+        shards: int,
+        config_of: Callable[[int], dict[str, Any]],
         on_up: Callable[[int], None],
         on_given_up: Callable[[int, FlowError], None],
     ) -> None:
         super().__init__()
-        self.children = [Child(index, config) for index, config in enumerate(configs)]
+        self.children = [Child(shard) for shard in range(shards)]
+        self._config_of = config_of
         self._on_up = on_up
         self._on_given_up = on_given_up
 
@@ -80,6 +84,24 @@ class SupervisorActor(SelectorActor):
         times = [c.restart_at_s for c in self.children if c.restart_at_s is not None]
         self.inbox.timeout_s = max(0.0, min(times) - now_s) if times else None
         return None
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give all shards up: nobody would start them again."""
+        for child in self.children:
+            if child.error is None:
+                reason = f"its supervisor failed: {exception_value!r}"
+                child.error = ShardUnavailable(
+                    f"shard {child.shard} is no longer supervised: {reason}; open the store again",
+                    shard=child.shard,
+                    reason=reason,
+                )
+                self._on_given_up(child.shard, child.error)
+            child.settled.set()
 
     def stop_children(self, timeout_s: float) -> None:
         """End all shards: ask by their lifelines, then insist. Blocks; not the actor's."""
@@ -113,8 +135,8 @@ class SupervisorActor(SelectorActor):
         child.is_up = False
         child.started_s = time.monotonic()
         try:
-            child.process = spawn(child.config)
-        except OSError as error:
+            child.process = spawn(self._config_of(child.shard))
+        except (OSError, FlowError) as error:
             self._failed(child, f"its process cannot be started: {error}")
             return
         assert child.process.stdout is not None
@@ -128,7 +150,7 @@ class SupervisorActor(SelectorActor):
             return
         if data:
             child.report = (child.report + data)[:_REPORT_BYTES_MAX]
-            if not child.is_up and b"\n" in child.report:
+            if not child.is_up:
                 self._reported(child)
             return
         self.inbox.unwatch(child.process.stdout)
@@ -140,7 +162,9 @@ class SupervisorActor(SelectorActor):
         self._died(child, code)
 
     def _reported(self, child: Child) -> None:
-        told = json.loads(child.report.partition(b"\n")[0])
+        told = report_of(child.report)
+        if told is None:
+            return
         if "code" in told:
             child.error = ERRORS[told["code"]](told["message"], **told["fields"])
             return
@@ -185,6 +209,19 @@ class SupervisorActor(SelectorActor):
     def _start_after(self, child: Child, wait_s: float) -> None:
         child.restart_at_s = time.monotonic() + wait_s
         self.inbox.poke()
+
+
+def report_of(output: bytes) -> dict[str, Any] | None:
+    """Return what a shard's process told of its start; other lines on its stdout are passed over.
+
+    A site's own start-up code may print: the report is the line that carries our mark.
+    """
+    *lines, _ = output.split(b"\n")
+    for line in lines:
+        if line.startswith(REPORT_MARK):
+            told: dict[str, Any] = json.loads(line[len(REPORT_MARK) :])
+            return told
+    return None
 
 
 def spawn(config: dict[str, Any]) -> subprocess.Popen[bytes]:

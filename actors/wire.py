@@ -87,10 +87,10 @@ def pack_request(number: int, request: Any) -> bytes:
     return pack_frame(number, _encode(request))
 
 
-def pack_answer(number: int, answer: Answer, frame: bytearray) -> bytes:
+def pack_answer(number: int, answer: Answer) -> bytes:
     """Return the frame of an answer; records that the batch's frame holds are not packed again."""
-    reply, span = answer
-    if span is None or not isinstance(reply, Done):
+    reply, span, frame = answer
+    if span is None or frame is None or not isinstance(reply, Done):
         body = _encode(reply)
     else:
         start, end = span

@@ -27,9 +27,11 @@ RATIO_PCT_MAX: Final = 100
 FILTER_NAMES_MAX: Final = 1_000
 """States, or partitions, that one claim or listing may name."""
 ATTRIBUTES_MAX: Final = 64
-ATTRIBUTE_BYTES_MAX: Final = 4 * KIB
+ATTRIBUTE_BYTES_MAX: Final = 1 * KIB
 """One attribute value that is a string, in bytes of UTF-8."""
-NAMED_VALUES_MAX: Final = 1_000
+ATTRIBUTES_BYTES_MAX: Final = 16 * KIB
+"""All attributes that one command brings, names included."""
+NAMED_VALUES_MAX: Final = 100
 VALUE_REFS_MAX: Final = 1_000
 HISTORY_EVENTS_MAX: Final = 1_000_000
 HISTORY_EVENTS_DEFAULT: Final = 10_000
@@ -65,6 +67,8 @@ SEGMENT_GROW_BYTES: Final = 4 * MIB
 OPEN_SEGMENTS_MAX: Final = 64
 """Segments that a shard keeps open for reading."""
 FRAME_BYTES_MAX: Final = 512 * MIB
+FRAME_BYTES_SOFT_MAX: Final = 64 * MIB
+"""A batch that has grown past this goes on in a further frame, under the same sync."""
 VALUE_CACHE_BYTES: Final = 8 * MIB
 """Recently written values a shard keeps in memory, so that a claim soon after needs no read."""
 VALUE_CACHE_ITEM_BYTES_MAX: Final = 4 * KIB
@@ -89,8 +93,6 @@ WAITERS_MAX: Final = 10_000
 ANSWER_BACKLOG_BYTES_MAX: Final = 256 * MIB
 """Answers that a client has not read; past it the shard closes that connection."""
 HANDSHAKE_SECONDS_MAX: Final = 10.0
-START_SECONDS_MAX: Final = 120.0
-"""How long a shard process may take from its start to serving, recovery included, while silent."""
 RESTARTS_MAX: Final = 3
 """Failed starts in a row after which a shard answers `ShardUnavailable`."""
 RESTART_BACKOFF_MS: Final = 100
@@ -102,6 +104,7 @@ PROBE_KEYS_MAX: Final = 64
 assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_CEILING < WIRE_FRAME_BYTES_MAX
 assert VALUE_BYTES_CEILING <= ANSWER_VALUE_BYTES_MAX < WIRE_FRAME_BYTES_MAX
 assert INBOX_BYTES_MAX + WIRE_FRAME_BYTES_MAX < FRAME_BYTES_MAX
+assert FRAME_BYTES_SOFT_MAX + 2 * WIRE_FRAME_BYTES_MAX < FRAME_BYTES_MAX
 assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bits"
 assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0
 assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"

@@ -119,9 +119,17 @@ def check_attributes(value: Any, argument: str = "attributes") -> dict[str, Any]
             f"{argument} has {len(value)} entries; {limits.ATTRIBUTES_MAX} is the most",
             argument=argument,
         )
+    size = 0
     for name, fact in value.items():
         check_name(name, argument)
         _check_attribute(name, fact, argument)
+        size += len(name) + (len(fact) if isinstance(fact, str) else 8)
+    if size > limits.ATTRIBUTES_BYTES_MAX:
+        raise InvalidArgument(
+            f"{argument} take {size} characters; {limits.ATTRIBUTES_BYTES_MAX} is the most: "
+            "attributes are for queries, put data into the payload or a named value",
+            argument=argument,
+        )
     return dict(value)
 
 

@@ -214,7 +214,9 @@ def check_timeout(timeout: Any) -> float:
 
 
 def _forget_after_fork() -> None:
-    """In a forked child: the parent's stores are not this process's."""
+    """In a forked child: the parent's stores are not this process's, nor who held the lock."""
+    global _registry_lock
+    _registry_lock = threading.Lock()
     _open_stores.clear()
     _open_paths.clear()
 

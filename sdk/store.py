@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from functools import update_wrapper
@@ -297,7 +298,7 @@ class Store:
 
         def resolved() -> None:
             # The loop may be gone by the time of an answer that nobody waits for any more.
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(wake)
 
         future.add_done_callback(resolved)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .engine import Answer, Batch, Engine, Request
+from .engine import Answer, Engine, Request
 
-__all__ = ["Answer", "Batch", "Engine", "Request"]
+__all__ = ["Answer", "Engine", "Request"]

@@ -16,20 +16,21 @@ from ..errors import CorruptLog
 from ..events import Dropped, PolicyStored, ValueStored
 from ..host import Entropy, Files
 from ..index.timequeue import head
-from ..limits import SWEEP_ITEMS_MAX
+from ..limits import FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
 from ..log.position import Position, pack
 from ..log.recover import recover
 from ..log.values import Values
 from ..machine import claim, policies, reads
-from ..machine.decide import TABLE
+from ..machine.decide import TABLE, Decide
 from ..machine.state import ShardState
+from ..machine.turn import Turn
 from ..record import Record
 from ..replies import Data, Done, Events, Rejected, Reply
 from ..settings import Settings
 from .hydrate import Hydrator
 from .stats import check_invariants
-from .writer import Writer, longer
+from .writer import Writer, trim
 
 Request = commands.AnyCommand | queries.AnyQuery
 
@@ -38,14 +39,9 @@ class Answer(NamedTuple):
     """A reply, and where in the batch's frame its records stand, if they are all there."""
 
     reply: Reply
-    span: tuple[int, int] | None
-
-
-class Batch(NamedTuple):
-    """The answers of one step, and the frame that their spans point into."""
-
-    answers: list[Answer]
-    frame: bytearray
+    span: tuple[int, int] | None = None
+    frame: bytearray | None = None
+    """What the span points into."""
 
 
 class Engine:
@@ -79,39 +75,50 @@ class Engine:
         self.touched: set[str] | None = None
         """When set: collects the types of the flows that were written."""
 
-    def step(self, requests: Sequence[Request], now_ms: int, order_us: int) -> Batch:
+    def step(self, requests: Sequence[Request], now_ms: int, order_us: int) -> list[Answer]:
         """Answer a batch: all its writes are on disk when this returns (unless relaxed).
 
         A request's own `now_ms` overrides the batch's. `order_us` is the time in µs: flows enter
         states in its order, comparable between shards.
         """
-        writer = self._writer = Writer(self.log, self.values)
+        self._writer = Writer(self.log, self.values)
         answers = []
-        touched = self.touched
         for request in requests:
             at_ms = now_ms if request.now_ms is None else request.now_ms
             decide = TABLE.get(request.__class__)
             if decide is None:
-                answers.append(Answer(self._query(request, at_ms), None))
-                continue
-            turn = self.state.turn(at_ms, self._entropy, order_us)
-            reply = decide(self.state, request, turn)
-            span = None
-            if not turn.is_empty:
-                self.state.evolve(turn)
-                if touched is not None:
-                    touched.update(record.type for _, record in turn.puts)
-                span = writer.add(turn)
-                if not isinstance(reply, Done) or len(reply.outcomes) != len(turn.puts):
-                    span = None
-            if isinstance(request, commands.ClaimDue) and isinstance(reply, Done):
-                reply = self.hydrator.fill(reply, request.hydration)
-            answers.append(Answer(reply, span))
+                answers.append(Answer(self._query(request, at_ms)))
+            else:
+                answers.append(self._command(decide, request, at_ms, order_us))
         self.commands += len(requests)
-        if not writer.is_empty:
-            writer.commit(sync=self._sync)
+        if not self._writer.is_empty:
+            self._writer.commit(sync=self._sync)
+        elif self._sync:
+            self.log.sync()
         self._writer = None
-        return Batch(answers, writer.frame)
+        return answers
+
+    def _command(self, decide: Decide, request: Any, now_ms: int, order_us: int) -> Answer:
+        """Decide, evolve, and stage for the batch's frame."""
+        turn = self.state.turn(now_ms, self._entropy, order_us)
+        reply = decide(self.state, request, turn)
+        span = None
+        writer = self._writer
+        assert writer is not None
+        if not turn.is_empty:
+            if len(writer.frame) > FRAME_BYTES_SOFT_MAX:
+                # Still one sync per batch: the last frame's covers those before it.
+                writer.commit(sync=False)
+                writer = self._writer = Writer(self.log, self.values)
+            self.state.evolve(turn)
+            if self.touched is not None:
+                self.touched.update(record.type for _, record in turn.puts)
+            span = writer.add(turn)
+            if not _is_all(reply, turn):
+                span = None
+        if isinstance(request, commands.ClaimDue) and isinstance(reply, Done):
+            reply = self.hydrator.fill(reply, request.hydration)
+        return Answer(reply, span, writer.frame)
 
     def entry(self, position: Position) -> bytes:
         """Return the bytes of an entry, be it on disk or still in the batch's frame."""
@@ -184,7 +191,8 @@ class Engine:
         if entry.__class__ is Record:
             slot = self.state.table.get(entry.partition_key, entry.id)
             slot = self.state.load(slot, entry)
-            slot.trail = longer(slot.trail, entry, pack(segment, offset, length))
+            slot.trail += pack(segment, offset, length)
+            trim(slot, entry, self.values)
         elif isinstance(entry, ValueStored):
             self.values.add(entry.number, segment, offset, length)
             self.state.next_value = max(self.state.next_value, (entry.number >> 8) + 1)
@@ -194,6 +202,13 @@ class Engine:
         else:
             assert isinstance(entry, PolicyStored)
             self.state.policies.store(entry)
+
+
+def _is_all(reply: Reply, turn: Turn) -> bool:
+    """Whether a reply's outcomes are the turn's records, all of them, in order."""
+    if not isinstance(reply, Done) or len(reply.outcomes) != len(turn.puts):
+        return False
+    return all(outcome is put[1] for outcome, put in zip(reply.outcomes, turn.puts, strict=True))
 
 
 def _get(engine: Engine, query: queries.Get, now_ms: int) -> Reply:

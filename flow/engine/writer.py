@@ -6,10 +6,12 @@ from zlib import crc32
 
 from ..codec import encoder
 from ..events import PolicyStored, ValueStored
+from ..index.table import Slot
 from ..limits import HISTORY_EVENTS_DEFAULT
 from ..log.log import Log
 from ..log.position import POSITION_BYTES, Position, pack
 from ..log.values import Values
+from ..machine.state import forget_spent
 from ..machine.turn import Turn
 from ..record import Record
 
@@ -56,10 +58,9 @@ class Writer:
             _encode_into(record, frame, at)
             end = len(frame)
             lengths.append(end - at)
-            trail = slot.trail + pack(segment, base + at, end - at)
-            if len(trail) > TRAIL_BYTES_MAX or record.extras is not None:
-                trail = trimmed(trail, record)
-            slot.trail = trail
+            slot.trail += pack(segment, base + at, end - at)
+            if len(slot.trail) > TRAIL_BYTES_MAX or record.extras is not None:
+                trim(slot, record, self._values)
             at = end
 
     def _entry(self, entry: object) -> tuple[int, int]:
@@ -84,12 +85,12 @@ class Writer:
 TRAIL_BYTES_MAX = HISTORY_EVENTS_DEFAULT * POSITION_BYTES
 
 
-def trimmed(trail: bytes, record: Record) -> bytes:
-    """Return a trail without the events that are over the flow's limit, the oldest first."""
+def trim(slot: Slot, record: Record, values: Values) -> None:
+    """Forget a flow's oldest events over its limit, and the values that only they name.
+
+    The log keeps them until their segment goes; recovery comes to the same end by calling this.
+    """
     events = record.history_max_events or HISTORY_EVENTS_DEFAULT
-    return trail[-events * POSITION_BYTES :]
-
-
-def longer(trail: bytes, record: Record, position: bytes) -> bytes:
-    """Return a trail with one more position."""
-    return trimmed(trail + position, record)
+    if len(slot.trail) > events * POSITION_BYTES:
+        slot.trail = slot.trail[-events * POSITION_BYTES :]
+        values.drop(forget_spent(slot, record.version - events + 1))

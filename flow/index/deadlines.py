@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from ..record import TERMINAL_STATES, Record
 from .table import Slot
@@ -11,11 +11,16 @@ _Entry = tuple[int, int, Slot]
 """deadline, order of creation, slot; stale once the flow has ended or is gone."""
 
 
+_CLEAN_MIN = 64
+
+
 class Deadlines:
     """A heap with one entry per flow that has a max_active_ms; its deadline never changes."""
 
     def __init__(self) -> None:
         self._heap: list[_Entry] = []
+        self._clean_at = _CLEAN_MIN
+        """The size at which stale entries are looked for: twice what the last look left."""
 
     def __bool__(self) -> bool:
         return bool(self._heap)
@@ -25,6 +30,10 @@ class Deadlines:
         at_ms = deadline_of(record)
         if at_ms is not None and record.state not in TERMINAL_STATES:
             heappush(self._heap, (at_ms, record.state_seq, slot))
+            if len(self._heap) > self._clean_at:
+                self._heap = [entry for entry in self._heap if _is_live(entry)]
+                heapify(self._heap)
+                self._clean_at = 2 * len(self._heap) + _CLEAN_MIN
 
     def next_at_ms(self) -> int | None:
         """Return the earliest deadline of an active flow."""

@@ -21,8 +21,8 @@ class Slot(Struct, gc=False):
     """None when the flow was removed, or is being created."""
     trail: bytes = b""
     """Positions of all versions in the log, oldest first (see flow/log/position.py)."""
-    spent: list[int] | None = None
-    """Numbers of values that the record no longer names but its history does."""
+    spent: list[tuple[int, int]] | None = None
+    """(last version that names it, number) of values that only the history still names."""
     queue: Any = None
     """The TimeQueue that has the slot's live entry; None while it waits for no time."""
 

@@ -21,6 +21,9 @@ _RECENT_OVERHEAD_BYTES = 150
 """What an entry costs beside its bytes: the object, its number, and its place in two tables."""
 
 
+_ORDER_SLACK = 1_024
+
+
 class Source(Protocol):
     """Where entries are read: the log, or a frame that is being made."""
 
@@ -55,6 +58,8 @@ class Values:
             return
         self._recent[number] = data
         self._recent_order.append(number)
+        if len(self._recent_order) > 2 * len(self._recent) + _ORDER_SLACK:
+            self._recent_order = deque(self._recent)
         self._recent_bytes += size + _RECENT_OVERHEAD_BYTES
         while self._recent_bytes > VALUE_CACHE_BYTES:
             self._forget(self._recent_order.popleft())

@@ -32,12 +32,15 @@ def decide_items(
     outcomes: list[Outcome] = []
     refused = False
     for item in items:
+        item_mark = turn.mark() if independent else mark
         if overdue and (item.partition_key, item.id) in overdue:
             outcome: Outcome = overdue[item.partition_key, item.id]
         else:
             outcome = decide_item(state, item, turn)
         if outcome.__class__ is Refused:
             refused = True
+            if independent:
+                turn.back_to(item_mark)
         outcomes.append(outcome)
     if not refused or independent:
         return Done(outcomes)

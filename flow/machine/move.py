@@ -122,8 +122,10 @@ def step_continue(state: ShardState, command: StepContinue, turn: Turn) -> Reply
     verdict = _may_move(record, item, operation)
     if verdict is not None:
         return Done([verdict], applied=not isinstance(verdict, Refused))
+    mark = turn.mark()
     changes = _brought(record, item, turn)
     if isinstance(changes, Refused):
+        turn.back_to(mark)
         return Done([changes], applied=False)
     assert record.lease_token is not None
     now_ms = max(turn.now_ms, record.updated_at_ms)

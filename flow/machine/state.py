@@ -194,7 +194,9 @@ def _note_spent(slot: Slot, old: Record, new: Record) -> None:
     """Remember values that only the history names from now on."""
     left = set(value_numbers(old)) - set(value_numbers(new))
     if left:
-        slot.spent = [*(slot.spent or ()), *sorted(left)]
+        if slot.spent is None:
+            slot.spent = []
+        slot.spent += [(old.version, number) for number in sorted(left)]
 
 
 def value_numbers(record: Record) -> Iterator[int]:
@@ -211,4 +213,15 @@ def drop_of(slot: Slot) -> Dropped:
     """Return the fact that removes a flow with all that it owns."""
     record = slot.record
     assert record is not None
-    return Dropped(record.id, record.partition_key, [*(slot.spent or ()), *value_numbers(record)])
+    spent = [number for _, number in slot.spent or ()]
+    return Dropped(record.id, record.partition_key, [*spent, *value_numbers(record)])
+
+
+def forget_spent(slot: Slot, oldest_version: int) -> list[int]:
+    """Take from a slot the values that only events before this version name; return them."""
+    if not slot.spent:
+        return []
+    gone = [number for version, number in slot.spent if version < oldest_version]
+    if gone:
+        slot.spent = [entry for entry in slot.spent if entry[0] >= oldest_version]
+    return gone
