@@ -194,8 +194,8 @@ class EngineMachine(RuleBasedStateMachine):
         return sorted(found, key=lambda record: (record.id, record.partition_key or ""))
 
     def ask(self, *requests: Any) -> list[Any]:
-        batch = self.engine.step(list(requests), self.now_ms, self.now_ms * 1_000)
-        return [answer.reply for answer in batch.answers]
+        answers = self.engine.step(list(requests), self.now_ms, self.now_ms * 1_000)
+        return [answer.reply for answer in answers]
 
     def requests(self, batch: list[tuple[Any, ...]]) -> list[Any]:
         records = self.records()
