@@ -92,6 +92,8 @@ class Claim:
         Everywhere(self._links, self._probed).send(probe)
 
     def _probed(self, replies: list[Any]) -> None:
+        if self._is_given_up:
+            return
         served = [
             (link, reply)
             for link, reply in zip(self._links, replies, strict=True)

@@ -17,7 +17,7 @@ from ..flow.commands import Batch, PolicyAdopt, PolicySet, RetentionCleanup
 from ..flow.errors import ambiguous
 from ..flow.queries import Get, History, Lineage, List, Stuck
 from ..flow.record import Record
-from ..flow.replies import Data, Done, Events, Rejected
+from ..flow.replies import Data, Done, Events, Rejected, reject
 from .port import Link, Receiver
 from .wire import read_reply
 
@@ -200,7 +200,17 @@ def set_policy(links: Sequence[Link], home: Link, command: PolicySet, receiver: 
 
         def whole(replies: list[Any]) -> None:
             refused = [r for r in replies if isinstance(r, Rejected)]
-            receiver.answer(refused[0] if refused else reply)
+            if not refused:
+                receiver.answer(reply)
+                return
+            receiver.answer(
+                reject(
+                    "outcome_unknown",
+                    f"the policy of {command.type!r} is at generation {data['generation']}, but "
+                    f"not on every shard yet ({refused[0].refused.message}): those that are away "
+                    "follow when the store is opened; or set it again",
+                )
+            )
 
         Everywhere(others, whole).send(adopt)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..flow.errors import FlowError, Refused, refusal
 from ..flow.limits import LINK_OUTBOX_BYTES_MAX, LINK_REQUESTS_MAX, WIRE_FRAME_BYTES_MAX
+from ..flow.queries import is_query
 from ..flow.replies import Rejected, reject
 from .address import bind_address
 from .connection import is_own_user
@@ -31,7 +32,6 @@ from .wire import (
 )
 
 _READ_BYTES = 1 << 20
-_QUERY_TAG_MIN = 100
 
 
 class Reader(Protocol):
@@ -268,14 +268,18 @@ class ProcessLink:
         refused = Rejected(error if isinstance(error, Refused) else refusal(error))
         with self._lock:
             self._failed = refused
-            # Whoever pops an entry answers it: a leader may be reading at this very moment.
-            popped = [self._pending.pop(number, None) for number in list(self._pending)]
-            ended = [entry[0] for entry in popped if entry is not None]
+            ended: list[tuple[Receiver, Rejected]] = []
+            for number in list(self._pending):
+                # Whoever pops an entry answers it: a leader may be reading at this very moment.
+                entry = self._pending.pop(number, None)
+                if entry is not None:
+                    is_sent = number not in self._unsent and not is_query(entry[1])
+                    ended.append((entry[0], self._unknown() if is_sent else refused))
             self._unsent.clear()
             self._unsent_bytes = 0
             self._drop_channel()
-        for receiver in ended:
-            receiver.answer(refused)
+        for receiver, reply in ended:
+            receiver.answer(reply)
 
     def close(self) -> None:
         """Refuse everything from now on."""
@@ -294,14 +298,16 @@ class ProcessLink:
                     self._unsent_bytes += len(frame)
                 elif self._pending.pop(number, None) is not None:
                     ended.append(receiver)
-        unknown = reject(
+        self._watcher.lost(self)
+        for receiver in ended:
+            receiver.answer(self._unknown())
+
+    def _unknown(self) -> Rejected:
+        return reject(
             "outcome_unknown",
             f"shard {self.shard} went away before it answered: the command may have been applied; "
             "read before repeating it",
         )
-        self._watcher.lost(self)
-        for receiver in ended:
-            receiver.answer(unknown)
 
     def _drop_channel(self) -> None:
         self._is_greeted = False
@@ -314,9 +320,3 @@ class ProcessLink:
             with contextlib.suppress(OSError):
                 channel.shutdown(socket.SHUT_RDWR)
             channel.close()
-
-
-def is_query(request: Any) -> bool:
-    """Whether a request writes nothing, so that it can be repeated."""
-    tag = type(request).__struct_config__.tag
-    return isinstance(tag, int) and tag >= _QUERY_TAG_MIN

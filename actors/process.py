@@ -22,6 +22,7 @@ from typing import Any
 from ..flow.engine import Engine
 from ..flow.errors import FlowError, ShardUnavailable
 from ..flow.host import Clock, DiskFiles, SetClock, SystemClock, SystemEntropy
+from ..flow.limits import LOCK_SECONDS_MAX
 from ..flow.settings import Settings
 from .address import bind_address
 from .service import Service
@@ -32,6 +33,7 @@ logger = logging.getLogger("shardflow.shard")
 
 _BACKLOG = 128
 _GC_THRESHOLD = 50_000
+_LOCK_RETRY_S = 0.02
 
 
 def main() -> None:
@@ -58,7 +60,7 @@ def build(config: dict[str, Any]) -> ShardActor:
     """Recover the engine, listen, tell the host, and return the actor that is to run."""
     started = time.monotonic()
     files = DiskFiles(Path(config["path"]))
-    if not files.lock():
+    if not _lock(files):
         raise ShardUnavailable(
             f"shard {config['shard']} at {config['path']} is locked by another process",
             shard=config["shard"],
@@ -85,6 +87,16 @@ def build(config: dict[str, Any]) -> ShardActor:
         }
     )
     return actor
+
+
+def _lock(files: DiskFiles) -> bool:
+    """Lock the shard's directory; a former host's shard may need a moment to end."""
+    deadline_s = time.monotonic() + LOCK_SECONDS_MAX
+    while not files.lock():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(_LOCK_RETRY_S)
+    return True
 
 
 def _listen(path: Path) -> socket.socket:

@@ -93,6 +93,8 @@ WAITERS_MAX: Final = 10_000
 ANSWER_BACKLOG_BYTES_MAX: Final = 256 * MIB
 """Answers that a client has not read; past it the shard closes that connection."""
 HANDSHAKE_SECONDS_MAX: Final = 10.0
+LOCK_SECONDS_MAX: Final = 10.0
+"""How long a starting shard waits for a former one to let go of its directory."""
 RESTARTS_MAX: Final = 3
 """Failed starts in a row after which a shard answers `ShardUnavailable`."""
 RESTART_BACKOFF_MS: Final = 100

@@ -167,3 +167,12 @@ AnyQuery = (
     | Tick
     | Stats
 )
+
+
+_QUERY_TAG_MIN = 100
+
+
+def is_query(request: Struct) -> bool:
+    """Whether a request writes nothing, so that it can be repeated."""
+    tag = request.__struct_config__.tag
+    return isinstance(tag, int) and tag >= _QUERY_TAG_MIN

@@ -24,8 +24,7 @@ class Values(Struct, array_like=True, frozen=True, gc=False):
 class Done(Struct, array_like=True, frozen=True, tag_field="op", tag=1, gc=False):
     """The records of a write, a claim or a listing, in the order of the request's items.
 
-    In memory an outcome is a Record or a Refused; over the wire a refusal travels beside, in
-    `refused`, by index, and its outcome is nil.
+    An outcome is a Record or a Refused.
     """
 
     outcomes: list[Any]

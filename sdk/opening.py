@@ -109,13 +109,9 @@ def make_store(
             unsubscribe()
         with _registry_lock:
             _open_stores.pop(id(store), None)
+        release()
 
-    class _Releasing(Store):
-        def close(self, timeout: float | None = None) -> None:
-            super().close(timeout)
-            release()
-
-    store = _Releasing(
+    store = Store(
         port,
         codec=codec,
         max_value_bytes=max_value_bytes,

@@ -13,7 +13,7 @@ import pykka
 
 from ..actors.future import ReplyFuture
 from ..flow.errors import OutcomeUnknown, ShardUnavailable, StoreClosed
-from ..flow.queries import Stats
+from ..flow.queries import Stats, is_query
 from .codecs import Codec
 from .requests.ask import Ask, read_data
 from .requests.claiming import Claiming
@@ -255,8 +255,10 @@ class Store:
         if self._is_closed:
             return
         self._is_closed = True
-        self._on_close(self)
-        self._port.close(timeout)
+        try:
+            self._port.close(timeout)
+        finally:
+            self._on_close(self)
 
     def __enter__(self) -> Store:
         return self
@@ -318,9 +320,11 @@ class Store:
 
 def _unanswered(future: ReplyFuture[Any], ask: Ask[Any], timeout_s: float) -> Exception:
     """Return the error for a command that was not answered in time."""
-    if future.withdraw():
+    if future.withdraw() or is_query(ask.request):
         return ShardUnavailable(
-            f"no answer within {timeout_s} seconds; the command was not applied", reason="away"
+            f"no answer to {type(ask.request).__name__} within {timeout_s} seconds; nothing was "
+            "changed",
+            reason="no answer",
         )
     return OutcomeUnknown(
         f"no answer to {type(ask.request).__name__} within {timeout_s} seconds: it may have been "

@@ -19,6 +19,8 @@ from .turn import Turn
 from .values import name_values
 
 _DIGEST_BYTES = 8
+_ARRAY16 = 0xDC
+_NIL = b"\xc0"
 _encode = Encoder(order="deterministic").encode
 # Equal attributes in another order are equal arguments.
 
@@ -133,10 +135,16 @@ def _extras(item: NewFlow, max_active_ms: int | None, turn: Turn) -> Extras | No
 
 
 def _digest(item: NewFlow) -> bytes:
-    """Return the digest of the creation arguments (BLAKE2b, RFC 7693), `idempotent` left out."""
+    """Return the digest of the creation arguments (BLAKE2b, RFC 7693), `idempotent` left out.
+
+    Of the packed array, without its header and the nils at its end: so a field that a later
+    version adds, None where it is not given, leaves the digests of old creations as they are.
+    """
     if item.idempotent:
         item = replace(item, idempotent=False)
-    return blake2b(_encode(item), digest_size=_DIGEST_BYTES).digest()
+    packed = _encode(item)
+    assert packed[0] == _ARRAY16, "an array of 16 fields or more"
+    return blake2b(packed[3:].rstrip(_NIL), digest_size=_DIGEST_BYTES).digest()
 
 
 def start_and_claim(state: ShardState, command: StartAndClaim, turn: Turn) -> Reply:

@@ -69,9 +69,8 @@ def test_the_state_decides_over_the_type_field_by_field(flows: Flows) -> None:
 def test_a_stored_policy_decides_how_a_flow_is_retried(flows: Flows, layer: str) -> None:
     retry = {"backoff": {"kind": "fixed", "base_ms": 321, "jitter_pct": 0}}
     given: dict[str, Any] = {"retry": retry}
-    flows.store.flow_policy_set(
-        flows.type, **(given if layer == "type" else {"states": {"queued": given}})
-    )
+    policy: dict[str, Any] = given if layer == "type" else {"states": {"queued": given}}
+    flows.store.flow_policy_set(flows.type, **policy)
     assert wait_ms(flows, "a") == 321
 
 

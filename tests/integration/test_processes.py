@@ -163,7 +163,7 @@ def test_a_shard_starts_whatever_the_program_has_put_on_its_path(
 ) -> None:
     traps = tmp_path / "traps"
     traps.mkdir()
-    for name in ("queue", "json", "socket", "selectors", "msgspec", "pykka", "shardflow"):
+    for name in ("queue", "json", "socket", "selectors", "msgspec", "pykka"):
         (traps / f"{name}.py").write_text(f"raise RuntimeError('imported the wrong {name}')")
     text = PROGRAM.replace(
         'print("main runs"', f'sys.path.insert(0, {str(traps)!r}); print("main runs"'

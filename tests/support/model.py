@@ -165,7 +165,7 @@ class Model:
     def info(self, now_ms: int) -> dict[str, Any]:
         """Return what `flow_info` has to tell, states without flows left out."""
         states: dict[str, dict[str, int]] = {}
-        ends = dict.fromkeys(TERMINAL, 0)
+        ends: dict[str, int] = dict.fromkeys(TERMINAL, 0)
         ready_at_ms: list[int] = []
         for flow in self.flows.values():
             if flow.is_terminal:

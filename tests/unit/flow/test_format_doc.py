@@ -33,7 +33,7 @@ HEADER_FIELDS = (
     (8, "epoch: {}"),
     (4, "CRC-32 of bytes 0..39 and the body"),
 )
-TITLES = {Record: "a record", ValueStored: "a value"}
+TITLES: dict[Any, str] = {Record: "a record", ValueStored: "a value"}
 
 
 class NoEntropy:
@@ -111,7 +111,7 @@ def shown(value: object) -> str:
 
 
 def tag_of(kind: type[Any]) -> int:
-    tag = kind.__struct_config__.tag  # type: ignore[attr-defined]
+    tag = kind.__struct_config__.tag
     assert isinstance(tag, int)
     return tag
 
