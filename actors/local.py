@@ -13,6 +13,7 @@ from typing import Any
 from ..flow.engine import Answer
 from ..flow.errors import FlowError, Refused, refusal
 from ..flow.limits import RESTARTS_MAX
+from ..flow.queries import is_query
 from ..flow.replies import Data, Rejected, Reply, reject
 from .port import Receiver
 from .service import Arrival, Departure, Service
@@ -128,7 +129,8 @@ class LocalLink:
                 "read before repeating it",
             )
             return [Departure(self, number, Answer(unknown))]
-        self._failures = 0
+        if not is_query(request):
+            self._failures = 0
         return departures
 
     def _broken(self) -> None:

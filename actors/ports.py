@@ -178,7 +178,9 @@ class LocalPort:
         if isinstance(self.clock, SetClock):
             self.clock.set(now_ms)
         for link in self.links:
-            link.wake()
+            future = ReplyFuture(_nothing)
+            link.submit(Tick(now_ms), future)
+            _answered(future)
 
     def close(self, timeout_s: float | None) -> None:
         """Close the engines; safe to repeat and after a fork."""

@@ -136,7 +136,11 @@ class SupervisorActor(SelectorActor):
         child.started_s = time.monotonic()
         try:
             child.process = spawn(self._config_of(child.shard))
-        except (OSError, FlowError) as error:
+        except FlowError as error:
+            child.error = error
+            self._failed(child, str(error))
+            return
+        except OSError as error:
             self._failed(child, f"its process cannot be started: {error}")
             return
         assert child.process.stdout is not None
@@ -149,7 +153,7 @@ class SupervisorActor(SelectorActor):
         if data is None:
             return
         if data:
-            child.report = (child.report + data)[:_REPORT_BYTES_MAX]
+            child.report = (child.report + data)[-_REPORT_BYTES_MAX:]
             if not child.is_up:
                 self._reported(child)
             return
@@ -189,7 +193,7 @@ class SupervisorActor(SelectorActor):
     def _failed(self, child: Child, reason: str) -> None:
         child.failures += 1
         error = child.error
-        is_final = error is not None and error.code == "corrupt_log"
+        is_final = error is not None and error.code in ("corrupt_log", "store_config_error")
         if child.failures < RESTARTS_MAX and not is_final:
             wait_s = min(_BACKOFF_MAX_S, RESTART_BACKOFF_MS / 1_000 * 2**child.failures)
             self._start_after(child, wait_s)

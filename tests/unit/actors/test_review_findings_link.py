@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import threading
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +64,35 @@ def test_a_link_that_fails_while_it_is_read_answers_each_receiver_once(
         assert link.requests_pending == 0
 
 
-def test_a_link_that_fails_beside_a_reader_answers_each_receiver_once(tmp_path: Path) -> None:
-    with _switching_often():
-        for _ in range(20):
-            with greeted(tmp_path) as (link, shard):
-                receivers = [Answers() for _ in range(200)]
-                numbers = [link.submit(Tick(1), receiver) for receiver in receivers]
-                shard.sendall(b"".join(pack_frame(number, a_body()) for number in numbers))
-                raised: list[BaseException] = []
-                reader = threading.Thread(target=_noting(link.read, raised))
-                reader.start()
-                _noting(partial(link.fail, CLOSED), raised)()
-                reader.join()
-                assert raised == []
-                assert {len(receiver.all) for receiver in receivers} == {1}
+class Interleaved(dict[int, Any]):
+    """Pending requests of which some are answered right after somebody has listed them all."""
+
+    def __init__(self, requests: dict[int, Any], read: Callable[[], bool]) -> None:
+        super().__init__(requests)
+        self._read_once = [read]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._listed(list(super().__iter__())))
+
+    def values(self) -> Any:
+        return self._listed(list(super().values()))
+
+    def _listed(self, found: list[Any]) -> list[Any]:
+        while self._read_once:
+            self._read_once.pop()()
+        return found
+
+
+def test_an_answer_that_arrives_while_a_link_fails_is_the_only_one(tmp_path: Path) -> None:
+    with greeted(tmp_path) as (link, shard):
+        receivers = [Answers() for _ in range(6)]
+        numbers = [link.submit(Tick(1), receiver) for receiver in receivers]
+        shard.sendall(b"".join(pack_frame(number, a_body()) for number in numbers[:3]))
+        link._pending = Interleaved(link._pending, link.read)
+        link.fail(CLOSED)
+        refused = [isinstance(receiver.only, Rejected) for receiver in receivers]
+        assert refused == [False] * 3 + [True] * 3
+        assert link.requests_pending == 0
 
 
 def test_a_callback_that_raises_keeps_neither_the_answer_nor_other_callbacks_back(
@@ -111,23 +124,3 @@ def _in_a_thread(work: Any) -> None:
     thread.start()
     thread.join(10)
     assert not thread.is_alive()
-
-
-def _noting(work: Any, raised: list[BaseException]) -> Any:
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    return run
-
-
-@contextlib.contextmanager
-def _switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
