@@ -1,7 +1,9 @@
 """One thread, one command at a time: create, claim, complete, get; and what the bare disk takes.
 
 Each of the first three is answered only once its bytes are on disk, so none can be faster than
-one write and one fdatasync; `disk_p50_us` is that, on the same file system, just before.
+one write and one fdatasync; `disk_p50_us` is that, on the same file system, just before. The
+commands come from a thread beside the main one, as a server's do: there a caller reads its own
+answers; in the main thread, where signals arrive, they take a switch more (`--main-thread`).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 
 import shardflow as sf
 from bench._measure import (
@@ -37,11 +40,17 @@ def main(arguments: list[str]) -> None:
     made = parser(__doc__)
     made.add_argument("--flows", type=int, default=2_000)
     made.add_argument("--payload", type=int, default=64, metavar="BYTES")
+    made.add_argument("--main-thread", action="store_true", help="give the commands from there")
     options = made.parse_args(arguments)
     with data_directory(options.dir) as folder:
         around = circumstances(folder)
         with sf.open(folder, shards=options.shards, durability=options.durability) as store:
-            figures = measure(store, options, disk_figures(folder, DISK_WRITES))
+            disk = disk_figures(folder, DISK_WRITES)
+            if options.main_thread:
+                figures = measure(store, options, disk)
+            else:
+                with ThreadPoolExecutor(1) as thread:
+                    figures = thread.submit(measure, store, options, disk).result()
     settings = {name: getattr(options, name) for name in ("flows", "payload", "durability")}
     told = {**figures, **settings, "shards": store.shards, **around}
     tell(f"single: {options.flows:,} flows, one after the other", told, options.json)

@@ -173,6 +173,20 @@ def running(
 
 
 @contextlib.contextmanager
+def stderr_to(path: Path) -> Iterator[None]:
+    """Let processes that are started meanwhile write their stderr to a file."""
+    saved = os.dup(2)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 2)
+    os.close(fd)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+@contextlib.contextmanager
 def paused(pid: int) -> Iterator[None]:
     """SIGSTOP a process for a while; it may end meanwhile."""
     os.kill(pid, signal.SIGSTOP)
