@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def kill_one_shard(host: Program, chance: random.Random) -> None:
     # Commands that were tried after the kill are acknowledged: by the others, and by this one.
     for number in range(SHARDS):
         host.wait_for(
-            lambda lines, n=number: count_of_acknowledged(lines, since, n) >= 3,
+            partial(_has_acknowledged, since=since, shard=number, count=3),
             f"shard {number} does not go on after shard {shard} was killed",
         )
     assert pid not in shard_pids(host.pid)
@@ -179,18 +180,14 @@ def test_nothing_acknowledged_is_lost_to_sigkill_and_no_batch_is_halved(
         arguments = (SCRIPT, path, str(chance.randrange(2**32)), durability)
         with running(*arguments, stderr=tmp_path / "stderr") as host:
             wanted = chance.randint(1, 120)
-            host.wait_for(
-                lambda lines, n=wanted: count_of_acknowledged(lines) >= n, "the host does not work"
-            )
+            host.wait_for(partial(_has_acknowledged, count=wanted), "the host does not work")
             shards = kill(mode, host, chance)
             killed_s = time.monotonic()
             host.wait()
             ledger.read(host.lines())
         # Half of the time the next host does not wait until the old one's shards are gone.
         if number % 2:
-            eventually(
-                lambda s=shards: not any(map(is_running, s)), "the shards outlive their host", 10
-            )
+            eventually(partial(_are_gone, shards), "the shards outlive their host", 10)
         with sf.open(path) as store:
             told = store.stats(check=True)
             found = everything(store)
@@ -204,12 +201,20 @@ def test_nothing_acknowledged_is_lost_to_sigkill_and_no_batch_is_halved(
                 )
                 assert record is not None
                 assert record.payload == flow_id * (1_000 if flow_id.endswith("-0") else 1)
-        eventually(
-            lambda s=shards: not any(map(is_running, s)), "the shards outlive their host", 10
-        )
+        eventually(partial(_are_gone, shards), "the shards outlive their host", 10)
         print(
             f"{mode}: {len(found)} flows, {len(ledger.batches)} unsure, "
             f"{len(ledger.refused)} refused, {time.monotonic() - killed_s:.1f} s to verify"
         )
     said = (tmp_path / "stderr").read_text()
     assert "Traceback" not in said, said
+
+
+def _has_acknowledged(
+    lines: list[str], *, count: int, since: int = 0, shard: int | None = None
+) -> bool:
+    return count_of_acknowledged(lines, since, shard) >= count
+
+
+def _are_gone(pids: list[int]) -> bool:
+    return not any(map(is_running, pids))

@@ -361,7 +361,14 @@ def test_a_store_is_opened_once_in_a_process_under_whatever_name(
 ) -> None:
     (tmp_path / "link").symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    names = [path, str(path), "data", tmp_path / "link", path / ".." / "data", f"{path}/"]
+    names: list[Path | str] = [
+        path,
+        str(path),
+        "data",
+        tmp_path / "link",
+        path / ".." / "data",
+        f"{path}/",
+    ]
     with sf.open(path, shards=1) as store:
         for name in names:
             with pytest.raises(sf.StoreLocked) as caught:
