@@ -206,12 +206,9 @@ class DiskFile:
 
 
 class DiskFiles:
-    """A directory on the local disk; made if it is missing, readable by its owner only."""
+    """A directory on the local disk; `lock` makes it, readable by its owner only."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            path.mkdir(mode=0o700, parents=True)
-            sync_directory(path.parent)
         self._path = path
         self._lock_fd = -1
 
@@ -232,7 +229,10 @@ class DiskFiles:
         sync_directory(self._path)
 
     def lock(self) -> bool:
-        """Take an exclusive flock that the process keeps until it ends."""
+        """Take an exclusive flock that the process keeps until it ends; makes the directory."""
+        if not self._path.is_dir():
+            self._path.mkdir(mode=0o700, parents=True)
+            sync_directory(self._path.parent)
         fd = os.open(self._path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -519,7 +519,7 @@ def test_closing_answers_calls_in_flight(path: Path) -> None:
         store.submit.flow_claim_due("t", worker="w", block_ms=600_000, partition_key=key)
         for key in (None, "p", "q")
     ]
-    pids = shard_pids(os.getpid())
+    pids = [told["pid"] for told in store.processes()]
     store.close()
     assert_gone(pids)
     for future in waiting:
@@ -537,7 +537,7 @@ def test_closing_kills_a_shard_that_does_not_end_in_time(
 ) -> None:
     store = sf.open(path, shards=2)
     store.flow_create("a", type="t")
-    pids = shard_pids(os.getpid())
+    pids = [told["pid"] for told in store.processes()]
     with paused(pids[0]):
         store.close(timeout=0.2)
         assert_gone(pids)

@@ -384,10 +384,11 @@ def test_a_new_directory_is_entered_in_its_parent_on_disk(
 ) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(host, "sync_directory", synced.append)
-    DiskFiles(tmp_path / "shard-0")
-    assert synced == [tmp_path]
-    DiskFiles(tmp_path / "shard-0")
-    assert synced == [tmp_path]
+    files = DiskFiles(tmp_path / "shard-0")
+    for _ in range(2):
+        assert files.lock()
+        files.unlock()
+        assert synced == [tmp_path]
 
 
 def test_a_directory_is_for_one_at_a_time(tmp_path: Path) -> None:
