@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,23 +73,37 @@ def open_store(
         _check_hosted(where)
         raise not_yet('role="attach"')
     default = min(os.cpu_count() or 1, limits.SHARDS_DEFAULT_MAX)
-    directory = open_directory(where, shards, default)
-    release = _take(where, directory)
-    try:
-        actual = clock or SystemClock()
-        sync = durability == "sync"
-        port: LocalPort | ProcessPort
-        if in_process:
-            files: list[Files] = [
-                DiskFiles(directory.shard_path(shard)) for shard in range(directory.shards)
-            ]
-            port = LocalPort(files, settings, actual, sync=sync, manual=manual)
-        else:
-            port = ProcessPort(directory, settings, actual, sync=sync, manual=manual)
-    except BaseException:
-        release()
-        raise
+    with _told_of(where):
+        directory = open_directory(where, shards, default)
+        release = _take(where, directory)
+        try:
+            actual = clock or SystemClock()
+            sync = durability == "sync"
+            port: LocalPort | ProcessPort
+            if in_process:
+                files: list[Files] = [
+                    DiskFiles(directory.shard_path(shard)) for shard in range(directory.shards)
+                ]
+                port = LocalPort(files, settings, actual, sync=sync, manual=manual)
+            else:
+                port = ProcessPort(directory, settings, actual, sync=sync, manual=manual)
+        except BaseException:
+            release()
+            raise
     return make_store(port, clock, codec, max_value_bytes, timeout_s, str(where), release)
+
+
+@contextlib.contextmanager
+def _told_of(where: Path) -> Iterator[None]:
+    """Name the directory in what the operating system refuses while it is opened."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreConfigError(
+            f"{where} cannot be a data directory: {error.strerror or error}; mend that, or use "
+            "another directory",
+            path=str(where),
+        ) from error
 
 
 def make_store(

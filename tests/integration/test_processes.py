@@ -19,7 +19,7 @@ import pykka
 import pytest
 
 import shardflow as sf
-from support.processes import Program, eventually, is_running, paused, running, shard_pids
+from support.processes import Program, eventually, is_running, paused, running
 
 PROGRAM = """
 import os, sys
