@@ -48,6 +48,11 @@ def full_of_others(path: Path) -> None:
         (path / name).write_text("")
 
 
+def _bytes(path: Path) -> None:
+    describe(path, "")
+    (path / "store.json").write_bytes(b"\xff\xfe\x00")
+
+
 CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a file": (a_file, "cannot be a data directory"),
     "a link to nowhere": (lambda path: path.symlink_to("nowhere/at/all"), "data directory"),
@@ -57,7 +62,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a torn description": (lambda path: describe(path, '{"shardf'), "does not describe"),
     "a list": (lambda path: describe(path, "[1, 2]"), "does not describe"),
     "no format": (lambda path: describe(path, '{"shardflow": "store"}'), "does not describe"),
-    "binary": (lambda path: (describe(path, ""), _bytes(path))[0], "does not describe"),
+    "binary": (_bytes, "does not describe"),
     "another program's": (lambda path: describe(path, _but(shardflow="x")), "format"),
     "a later format": (lambda path: describe(path, _but(format=2)), "format 2"),
     "no shards": (lambda path: describe(path, _but(shards=0)), "names 0 shards"),
@@ -69,10 +74,6 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 def _but(**fields: object) -> str:
     return json.dumps(STORE | fields)
-
-
-def _bytes(path: Path) -> None:
-    (path / "store.json").write_bytes(b"\xff\xfe\x00")
 
 
 def contents(path: Path) -> list[tuple[str, bytes]]:

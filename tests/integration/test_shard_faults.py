@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_a_waiting_claim_outlives_the_death_of_its_shards(store: sf.Store) -> No
         for shard in range(SHARDS):
             pid = pid_of(store, shard)
             os.kill(pid, signal.SIGKILL)
-            eventually(lambda s=shard, p=pid: pid_of(store, s) != p, "no restart")
+            eventually(partial(_has_other_pid, store, shard, pid), "no restart")
         with pytest.raises(pykka.Timeout):
             waiting.get(timeout=0.05)
         late = store.flow_create(f"late-{key}", type=f"late-{key}", partition_key=KEYS[1])
@@ -177,7 +178,7 @@ def test_a_shard_may_be_killed_over_and_over(store: sf.Store) -> None:
     for number in range(4):
         pid = pid_of(store, 1)
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda p=pid: pid_of(store, 1) != p, "no restart")
+        eventually(partial(_has_other_pid, store, 1, pid), "no restart")
         create_surely(store, f"k{number}", KEYS[1])
 
 
@@ -274,6 +275,7 @@ def test_a_damaged_log_stops_its_shard_and_no_other(
                 call()
             for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
                 assert isinstance(error, sf.ShardUnavailable)
+                assert isinstance(error, sf.CorruptLog)
                 assert (error.path, error.offset, error.applied) == (str(log), second, "no")
                 assert str(log) in str(error)
         assert_whole(store, KEYS[:1])
@@ -432,10 +434,11 @@ def test_answers_find_their_callers_however_these_wait(store: sf.Store) -> None:
             asyncio.run(_get(store, "f2", key))
         assert future.get(timeout=20).id == flow_id
 
-    hands = [
-        threading.Thread(target=lambda h=hand: [act(h, number) for number in range(60)])
-        for hand in range(6)
-    ]
+    def all_of(hand: int) -> None:
+        for number in range(60):
+            act(hand, number)
+
+    hands = [threading.Thread(target=all_of, args=(hand,)) for hand in range(6)]
     for thread in hands:
         thread.start()
     for thread in hands:
@@ -466,3 +469,7 @@ def test_an_answer_that_would_be_too_large_leaves_values_out(path: Path) -> None
             omitted
         )
         assert pid_of(store, 0) == pid
+
+
+def _has_other_pid(store: sf.Store, shard: int, pid: int) -> bool:
+    return pid_of(store, shard) != pid
