@@ -205,7 +205,7 @@ class ValuePut(Struct, array_like=True, frozen=True, tag_field="op", tag=11, gc=
 
 
 class SharedValuePut(Struct, array_like=True, frozen=True, tag_field="op", tag=12, gc=False):
-    """Store a value that no flow owns; it stays until removed by hand."""
+    """Store a value that no flow owns; nothing removes it."""
 
     value: bytes
     now_ms: int | None = None
