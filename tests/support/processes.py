@@ -137,11 +137,11 @@ class Program:
 
     def clean_up(self) -> None:
         """Leave nothing behind, whatever has gone wrong."""
-        with contextlib.suppress(psutil.NoSuchProcess):
+        if self.process.poll() is None:  # else the pid may be another process's by now
             for child in psutil.Process(self.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
-        self.process.kill()
+            self.process.kill()
         self.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
