@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shardflow.flow import commands, queries
+from shardflow.flow.engine import engine as engines
 from shardflow.flow.engine.engine import Engine
+from shardflow.flow.limits import FRAME_BYTES_SOFT_MAX
 from shardflow.flow.log import log as logs
+from shardflow.flow.machine.turn import Turn
 from shardflow.flow.record import Record
 from shardflow.flow.replies import Data, Done, Events
 from shardflow.flow.settings import Settings
@@ -165,9 +168,13 @@ class EngineMachine(RuleBasedStateMachine):
     """Drives one engine; `allowed` holds every state that the next power loss may lead back to."""
 
     sync = True
+    frame_bytes_soft_max: int = FRAME_BYTES_SOFT_MAX
+    """A batch goes on in another frame past this size; no command of it ever does."""
 
     @initialize()
     def begin(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(engines, "FRAME_BYTES_SOFT_MAX", self.frame_bytes_soft_max)
         self.disk = Disk()
         self.entropy = Counting()
         self.now_ms = 1_000_000
@@ -200,13 +207,6 @@ class EngineMachine(RuleBasedStateMachine):
     def requests(self, batch: list[tuple[Any, ...]]) -> list[Any]:
         records = self.records()
         return [request for op in batch for request in commands_for(op, records)]
-
-    def answered(self) -> None:
-        """Note that a step has returned."""
-        if self.engine.log.has_unsynced:
-            self.allowed.append(self.snapshot())
-        else:
-            self.allowed = [self.snapshot()]
 
     def recovered(self, allowed: list[Snapshot]) -> None:
         """Open what is on the disk and check that it is one of the states allowed."""
@@ -244,8 +244,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(batch=batches)
     def step(self, batch: list[tuple[Any, ...]]) -> None:
-        self.ask(*self.requests(batch))
-        self.answered()
+        self._act(lambda: self.ask(*self.requests(batch)))
 
     @rule(by_ms=st.sampled_from([1, 1_000, RETENTION_MS]))
     def time_passes(self, by_ms: int) -> None:
@@ -286,16 +285,17 @@ class EngineMachine(RuleBasedStateMachine):
     def the_disk_fails_in_a_step(
         self, batch: list[tuple[Any, ...]], operation: str, **fault: Any
     ) -> None:
+        before = len(self.allowed)
         self.disk.fail(operation, **fault)
         if self._fails(lambda: self.ask(*self.requests(batch)), OSError):
-            before = self.disk.operations
+            operations = self.disk.operations
             for request in (commands.PolicySet(TYPE, {}, False, None), None):
                 with pytest.raises(OSError, match="failed before"):
                     self.ask(request) if request else self.engine.sync()
-            assert self.disk.operations == before
+            assert self.disk.operations == operations
             self.engine.abandon()
             self.disk.forget_faults()
-            self.recovered(self.allowed[-2:])
+            self.recovered(self.allowed[before - 1 :])
         self.disk.forget_faults()
 
     @rule(at=st.integers(1, 8), loss=losses, first=losses)
@@ -311,22 +311,46 @@ class EngineMachine(RuleBasedStateMachine):
         self.recovered(self.allowed)
 
     def _fails(self, act: Callable[[], object], error: type[Exception]) -> bool:
-        """Act; if that fails, allow for what was in flight: all of it, or nothing."""
+        """Act; return whether that failed, as it may."""
         try:
-            act()
+            self._act(act)
         except error:
-            self.allowed.append(self.snapshot())
             return True
-        self.answered()
         return False
+
+    def _act(self, act: Callable[[], object]) -> None:
+        """Act, and note every state that a power loss may lead back to from now on."""
+        state = self.engine.state
+        evolve = state.evolve
+        in_flight: list[Snapshot] = []
+
+        def evolve_and_note(turn: Turn) -> None:
+            evolve(turn)
+            in_flight.append(self.snapshot())
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(state, "evolve", evolve_and_note)
+            try:
+                act()
+            finally:
+                self.allowed += in_flight if self.may_be_split else in_flight[-1:]
+        if not self.engine.log.has_unsynced:
+            self.allowed = [self.snapshot()]
+
+    @property
+    def may_be_split(self) -> bool:
+        """Whether a batch is there from its first command on, not only as a whole."""
+        return self.frame_bytes_soft_max != FRAME_BYTES_SOFT_MAX
+
+    def teardown(self) -> None:
+        self.patch.undo()
 
     # Relaxed durability only.
 
     @precondition(lambda self: not self.sync)
     @rule()
     def what_is_left_is_synced(self) -> None:
-        self.engine.sync()
-        self.answered()
+        self._act(self.engine.sync)
 
     @precondition(lambda self: not self.sync)
     @rule(loss=losses)
@@ -357,8 +381,24 @@ class RelaxedMachine(EngineMachine):
     sync = False
 
 
+class SplitMachine(EngineMachine):
+    """The same with batches that are too large for one frame."""
+
+    frame_bytes_soft_max = 150
+
+
+class RelaxedSplitMachine(SplitMachine):
+    """Both."""
+
+    sync = False
+
+
 # Many steps: what goes wrong goes wrong in the third state after the second fault.
 TestSync = EngineMachine.TestCase
 TestSync.settings = settings(stateful_step_count=40)
 TestRelaxed = RelaxedMachine.TestCase
 TestRelaxed.settings = settings(stateful_step_count=40)
+TestSplit = SplitMachine.TestCase
+TestSplit.settings = settings(stateful_step_count=40)
+TestRelaxedSplit = RelaxedSplitMachine.TestCase
+TestRelaxedSplit.settings = settings(stateful_step_count=40)
