@@ -1,14 +1,9 @@
-"""The narrow waist: what the SDK needs of whatever answers its commands."""
+"""Who takes answers, and what every link to a shard has. sdk/store.py has the Port above."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
-
-from .future import ReplyFuture
-
-T = TypeVar("T")
+from typing import Any, Protocol
 
 
 class Receiver(Protocol):
@@ -57,22 +52,4 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Refuse everything from now on; safe to repeat."""
-        ...
-
-
-class Port(Protocol):
-    """Takes a command for the whole store and promises its answer."""
-
-    shards: int
-
-    def submit(self, request: Any, read: Callable[[Any], T]) -> ReplyFuture[T]:
-        """Send a request to where it belongs; `read` turns the reply into the caller's value."""
-        ...
-
-    def now_ms(self) -> int:
-        """Return the store's time."""
-        ...
-
-    def close(self, timeout_s: float | None) -> None:
-        """Stop everything that belongs to this port; safe to repeat."""
         ...
