@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..flow.errors import StoreConfigError, StoreLocked
-from ..flow.host import sync_directory
+from ..flow.host import DiskFiles, sync_directory
 from ..flow.limits import SHARDS_MAX
+from ..flow.log.recover import begin
 
 FORMAT = 1
 _STORE = "store.json"
@@ -109,10 +110,11 @@ def open_directory(path: Path, shards: int | None, default_shards: int) -> Direc
 
     Raises:
         StoreConfigError: the path is something else, another version, or has other shards.
+        StoreLocked: another process is making the store at this moment.
     """
     described = path / _STORE
     if not described.exists():
-        return _create(path, shards or default_shards)
+        _create(path, shards or default_shards)
     found = _read(described)
     if shards is not None and shards != found["shards"]:
         raise StoreConfigError(
@@ -138,10 +140,31 @@ def is_hosted(path: Path) -> bool:
     return False
 
 
-def _create(path: Path, shards: int) -> Directory:
+def _create(path: Path, shards: int) -> None:
+    """Make a new store: its description comes last, so that no part is missing once it is there."""
+    _refuse_other(path)
+    directory = Directory(path, shards)
+    directory.lock()
+    try:
+        if (path / _STORE).exists():
+            return
+        for shard in range(shards):
+            where = directory.shard_path(shard)
+            where.mkdir(mode=0o700, exist_ok=True)
+            begin(DiskFiles(where))
+        sync_directory(path)
+        text = json.dumps({"shardflow": "store", "format": FORMAT, "shards": shards})
+        _write_whole(path / _STORE, text.encode())
+        sync_directory(path.parent)
+    finally:
+        directory.unlock()
+
+
+def _refuse_other(path: Path) -> None:
+    """Refuse what is neither absent, nor empty, nor a store whose making was cut short."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        others = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry.name))
+        others = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry))
     except OSError as error:
         raise StoreConfigError(
             f"{path} cannot be a data directory: {error.strerror or error}", path=str(path)
@@ -152,15 +175,13 @@ def _create(path: Path, shards: int) -> Directory:
             f"{', …' if len(others) > 3 else ''}): use an empty or new directory",
             path=str(path),
         )
-    text = json.dumps({"shardflow": "store", "format": FORMAT, "shards": shards})
-    _write_whole(path / _STORE, text.encode())
-    sync_directory(path.parent)
-    return Directory(path, shards)
 
 
-def _is_ours(name: str) -> bool:
-    """Whether the name may stand in a directory whose creation was cut short."""
-    return name.startswith((_STORE, _OWNER))
+def _is_ours(entry: Path) -> bool:
+    """Whether the entry may stand in a directory whose making was cut short."""
+    if entry.name.startswith("shard-") and entry.is_dir():
+        return not any(file.stat().st_size for file in entry.iterdir())
+    return entry.name.startswith((_STORE, _OWNER))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from ..flow.commands import PolicyAdopt
 from ..flow.engine import Engine
 from ..flow.errors import ShardUnavailable
 from ..flow.host import Clock, Files, SetClock, SystemEntropy
+from ..flow.limits import START_SECONDS_MAX
 from ..flow.queries import PolicyGet, Tick
 from ..flow.replies import Data
 from ..flow.settings import Settings
@@ -112,10 +114,12 @@ class ProcessPort:
         self.ref.stop(block=True)
 
     def _await_start(self) -> None:
+        deadline_s = time.monotonic() + START_SECONDS_MAX
         for child in self._supervisor.children:
             # In slices: an endless wait in the main thread would not see Ctrl-C.
             while not child.settled.wait(_POLL_S):
-                pass
+                if time.monotonic() > deadline_s:
+                    raise _never_started(child.shard)
         errors = [child.error for child in self._supervisor.children if child.error is not None]
         if len(errors) == self.shards:
             raise errors[0]
@@ -126,7 +130,14 @@ class LocalPort:
     """Shards inside this process: for tests, small tools and frozen programs."""
 
     def __init__(
-        self, files: Sequence[Files], settings: Settings, clock: Clock, *, sync: bool, manual: bool
+        self,
+        files: Sequence[Files],
+        settings: Settings,
+        clock: Clock,
+        *,
+        sync: bool,
+        manual: bool,
+        may_begin: bool = True,
     ) -> None:
         self.shards = len(files)
         self.clock = clock
@@ -134,7 +145,10 @@ class LocalPort:
         self._is_closed = False
         self._ticker: pykka.ActorRef[TickerActor] | None = None
         self.links = [
-            LocalLink(shard, self._builder(files[shard], settings, shard, sync=sync))
+            LocalLink(
+                shard,
+                self._builder(files[shard], settings, shard, sync=sync, may_begin=may_begin),
+            )
             for shard in range(self.shards)
         ]
         self._routes = Routes(self.links)
@@ -147,7 +161,7 @@ class LocalPort:
         reconcile_policies(self.links)
 
     def _builder(
-        self, files: Files, settings: Settings, shard: int, *, sync: bool
+        self, files: Files, settings: Settings, shard: int, *, sync: bool, may_begin: bool
     ) -> Callable[[], Service]:
         own = msgspec.structs.replace(settings, shard=shard)
 
@@ -155,7 +169,7 @@ class LocalPort:
             if not files.lock():
                 raise ShardUnavailable(f"shard {shard} is locked by another store", shard=shard)
             try:
-                engine = Engine(files, SystemEntropy(), own, sync=sync)
+                engine = Engine(files, SystemEntropy(), own, sync=sync, may_begin=may_begin)
             except BaseException:
                 files.unlock()
                 raise
@@ -213,6 +227,15 @@ def reconcile_policies(links: Sequence[Link]) -> None:
         for name, policy in newest.items():
             if generations.get(name, 0) < policy["generation"]:
                 _ask(link, PolicyAdopt(name, policy["policy"], policy["generation"]))
+
+
+def _never_started(shard: int) -> ShardUnavailable:
+    return ShardUnavailable(
+        f"shard {shard} has not begun to serve in {START_SECONDS_MAX} seconds; see its output on "
+        "stderr, and open the store again",
+        shard=shard,
+        reason="start timed out",
+    )
 
 
 def _ask(link: Link, request: Any) -> Any:

@@ -67,7 +67,7 @@ def build(config: dict[str, Any]) -> ShardActor:
             reason="locked",
         )
     settings = Settings(**config["settings"])
-    engine = Engine(files, SystemEntropy(), settings, sync=config["sync"])
+    engine = Engine(files, SystemEntropy(), settings, sync=config["sync"], may_begin=False)
     clock: Clock = SystemClock()
     if config["clock_ms"] is not None:
         clock = SetClock(config["clock_ms"])

@@ -94,6 +94,8 @@ ANSWER_BACKLOG_BYTES_MAX: Final = 256 * MIB
 """Answers that a client has not read; past it the shard closes that connection."""
 HANDSHAKE_SECONDS_MAX: Final = 10.0
 LOCK_SECONDS_MAX: Final = 10.0
+START_SECONDS_MAX: Final = 900.0
+"""How long `open` waits for shards that read back their logs."""
 """How long a starting shard waits for a former one to let go of its directory."""
 RESTARTS_MAX: Final = 3
 """Failed starts in a row after which a shard answers `ShardUnavailable`."""

@@ -84,7 +84,9 @@ def open_store(
                 files: list[Files] = [
                     DiskFiles(directory.shard_path(shard)) for shard in range(directory.shards)
                 ]
-                port = LocalPort(files, settings, actual, sync=sync, manual=manual)
+                port = LocalPort(
+                    files, settings, actual, sync=sync, manual=manual, may_begin=False
+                )
             else:
                 port = ProcessPort(directory, settings, actual, sync=sync, manual=manual)
         except BaseException:

@@ -19,7 +19,7 @@ from ..index.timequeue import head
 from ..limits import FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
 from ..log.position import Position, pack
-from ..log.recover import recover
+from ..log.recover import recover, refuse_missing
 from ..log.values import Values
 from ..machine import claim, policies, reads
 from ..machine.decide import TABLE, Decide
@@ -54,12 +54,17 @@ class Engine:
         settings: Settings,
         *,
         sync: bool = True,
+        may_begin: bool = True,
     ) -> None:
         """Recover from `files`, which nobody else may use.
 
+        `may_begin=False`: the log was begun before, so that it must be there.
+
         Raises:
-            CorruptLog: the log is damaged before its tail.
+            CorruptLog: the log is damaged before its tail, or missing.
         """
+        if not may_begin:
+            refuse_missing(files)
         self._entropy = entropy
         self._files = files
         self._sync = sync

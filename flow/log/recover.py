@@ -49,6 +49,28 @@ def segment_numbers(files: Files) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def begin(files: Files) -> None:
+    """Put an empty first segment where a log is to be."""
+    if not segment_numbers(files):
+        files.open(segment_name(1), create=True).close()
+        files.sync_directory()
+
+
+def refuse_missing(files: Files) -> None:
+    """Refuse a directory that should hold a log: it would read as an empty one.
+
+    Raises:
+        CorruptLog: no segment is there.
+    """
+    if not segment_numbers(files):
+        path = files.path_of(segment_name(1))
+        raise CorruptLog(
+            f"the log at {path} is missing, with all that it held; restore it from a backup",
+            path=path,
+            offset=0,
+        )
+
+
 def recover(files: Files, take: Take) -> Recovery:
     """Read every entry, cut a torn tail off the disk, and return where the log continues.
 

@@ -330,24 +330,61 @@ def test_a_shard_that_cannot_open_its_log_is_given_up_after_three_starts(
 ) -> None:
     with sf.open(path, shards=SHARDS) as store:
         store.flow_create("f0", type="t", partition_key=KEYS[0])
-    log = path / "shard-1" / "0000000001.log"
-    log.unlink()
-    log.mkdir()
+    lock = path / "shard-1" / "LOCK"
+    lock.unlink()
+    lock.mkdir()
     starts.clear()
     for in_process in (False, True):
         with sf.open(path, in_process=in_process) as store:
             for _ in range(2):
                 with pytest.raises(sf.ShardUnavailable) as caught:
                     store.flow_create("f0", type="t", partition_key=KEYS[1])
-                assert "File exists" in str(caught.value)
-                assert caught.value.reason is not None and "File exists" in caught.value.reason
+                assert "Is a directory" in str(caught.value)
+                assert caught.value.reason is not None and "Is a directory" in caught.value.reason
                 assert caught.value.applied == "no"
             assert store.flow_get("f0", partition_key=KEYS[0]) is not None
     assert caplog.text.count("shard 1 is given up") == 1
     assert starts == {0: 1, 1: 3}
-    log.rmdir()
+    lock.rmdir()
     with sf.open(path) as store:
         assert store.flow_create("f0", type="t", partition_key=KEYS[1]).version == 1
+
+
+def _lose_directory(shard: Path) -> None:
+    shutil.rmtree(shard)
+
+
+def _lose_segments(shard: Path) -> None:
+    for segment in shard.glob("*.log"):
+        segment.unlink()
+
+
+@pytest.mark.parametrize("lose", [_lose_directory, _lose_segments])
+def test_a_shard_whose_log_is_gone_does_not_begin_an_empty_one(
+    path: Path, lose: Callable[[Path], None]
+) -> None:
+    sf.open(path, shards=SHARDS).close()
+    lose(path / "shard-1")
+    for in_process in (False, True, False):
+        with sf.open(path, in_process=in_process) as store:
+            with pytest.raises(sf.CorruptLog, match="missing") as caught:
+                store.flow_create("f0", type="t", partition_key=KEYS[1])
+            assert caught.value.path == str(path / "shard-1" / "0000000001.log")
+            store.flow_create(f"f{in_process}", type="t", partition_key=KEYS[0], idempotent=True)
+
+
+def test_the_making_of_a_store_may_be_cut_short_anywhere(path: Path) -> None:
+    sf.open(path, shards=SHARDS).close()
+    (path / "store.json").unlink()
+    with pytest.raises(sf.StoreConfigError, match="shard-0"):
+        sf.open(path, shards=SHARDS)
+    for shard in range(SHARDS):
+        (path / f"shard-{shard}" / "0000000001.log").write_bytes(b"")
+    shutil.rmtree(path / "shard-1")
+    shutil.rmtree(path / "run")
+    with sf.open(path, shards=SHARDS) as store:
+        for key in KEYS:
+            assert store.flow_create("f0", type="t", partition_key=key).version == 1
 
 
 def test_a_shard_whose_directory_is_a_file_is_given_up(path: Path) -> None:
