@@ -140,11 +140,11 @@ class Claim:
         arrived: deque[Any] = deque()
         driving = threading.Lock()
 
-        def send_next() -> bool:
+        def send_next() -> None:
             link, is_first = next(turns, (None, False))
-            if link is None or left == 0:
+            if link is None or left == 0 or self._is_given_up:
                 self._finish(replies)
-                return False
+                return
             if not command.due:
                 request = replace(command, limit=left, expired_first=left)
             else:
@@ -156,7 +156,6 @@ class Claim:
                     expired_after=not is_first,
                 )
             link.submit(request, Part(claimed))
-            return True
 
         def claimed(reply: Any) -> None:
             arrived.append(reply)

@@ -10,7 +10,7 @@ import struct
 import sys
 from collections import deque
 
-from ..flow.limits import ANSWER_BACKLOG_BYTES_MAX
+from ..flow.limits import ANSWER_BACKLOG_BYTES_MAX, WIRE_FRAME_BYTES_MAX
 from .wire import HELLO, PROTOCOL, FrameReader, Hello, WireError, read_hello
 
 logger = logging.getLogger("shardflow.shard")
@@ -35,7 +35,7 @@ class Connection:
         self._backlog_bytes = 0
 
     def read(self) -> list[tuple[int, bytes]]:
-        """Return the frames that have arrived.
+        """Return the frames that have arrived; of a stranger's only the first, see `rest`.
 
         Raises:
             EOFError: the client has closed the connection.
@@ -49,7 +49,11 @@ class Connection:
             raise EOFError from error
         if not data:
             raise EOFError
-        return self._reader.feed(data)
+        return self._reader.feed(data, None if self.is_trusted else 1)
+
+    def rest(self) -> list[tuple[int, bytes]]:
+        """Return the frames that came right behind the handshake."""
+        return self._reader.feed(b"")
 
     def greet(self, number: int, body: bytes, token: str) -> Hello:
         """Check the handshake; from then on frames may be large.
@@ -66,7 +70,7 @@ class Connection:
             raise WireError("the token is not that of the data directory")
         self.is_trusted = True
         self.peer_pid = hello.pid
-        self._reader = FrameReader()
+        self._reader.frame_bytes_max = WIRE_FRAME_BYTES_MAX
         return hello
 
     def send(self, data: bytes) -> bool:

@@ -16,10 +16,10 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from ..flow.engine import begin
 from ..flow.errors import StoreConfigError, StoreLocked
 from ..flow.host import DiskFiles, sync_directory
 from ..flow.limits import SHARDS_MAX
-from ..flow.log.recover import begin
 
 FORMAT = 1
 _STORE = "store.json"

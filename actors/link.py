@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..flow.errors import FlowError, Refused, refusal
+from ..flow.family import Abort, AskOutcome, Collect, Commit, Deliver, SpawnEnd
 from ..flow.limits import LINK_OUTBOX_BYTES_MAX, LINK_REQUESTS_MAX, WIRE_FRAME_BYTES_MAX
-from ..flow.queries import is_query
+from ..flow.queries import Unwatch, is_query
 from ..flow.replies import Rejected, reject
 from .address import bind_address
 from .connection import is_own_user
@@ -32,6 +33,11 @@ from .wire import (
 )
 
 _READ_BYTES = 1 << 20
+_ALWAYS = frozenset((Unwatch, Commit, Abort, SpawnEnd, AskOutcome, Deliver, Collect))
+"""What ends something, or is bounded by who sends it: taken also over the bounds below.
+
+Refused, it would leave things half done that nobody comes back to.
+"""
 
 
 class Reader(Protocol):
@@ -70,6 +76,8 @@ class ProcessLink:
         self._reading = threading.Lock()
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[Receiver, Any]] = {}
+        self._standing: set[int] = set()
+        """The courier's requests, among which are all that are pending."""
         self._unsent: dict[int, bytes] = {}
         """Pending requests that wait for the shard, in order."""
         self._unsent_bytes = 0
@@ -87,9 +95,12 @@ class ProcessLink:
         number = next(self._numbers)
         frame = pack_request(number, request)
         with self._lock:
-            refused = self._failed or self._refuse(frame)
+            refused = self._failed or self._refuse(request, frame)
             if refused is None:
                 self._pending[number] = (receiver, request)
+                if request.__class__ is Collect:
+                    # Replaced, not changed: it is read without the lock.
+                    self._standing = {number, *(self._standing & self._pending.keys())}
                 if self._is_greeted:
                     self._send(frame)
                 else:
@@ -109,13 +120,15 @@ class ProcessLink:
             self._pending.pop(number, None)
             return True
 
-    def _refuse(self, frame: bytes) -> Rejected | None:
+    def _refuse(self, request: Any, frame: bytes) -> Rejected | None:
         if len(frame) - HEADER_BYTES > WIRE_FRAME_BYTES_MAX:
             return reject(
                 "invalid_argument",
                 f"the command takes {len(frame)} bytes; {WIRE_FRAME_BYTES_MAX} is the most: "
                 "use smaller batches",
             )
+        if request.__class__ in _ALWAYS:
+            return None
         waiting_bytes = self._outbox_bytes + self._unsent_bytes
         if len(self._pending) >= LINK_REQUESTS_MAX or waiting_bytes > LINK_OUTBOX_BYTES_MAX:
             return reject(
@@ -205,8 +218,8 @@ class ProcessLink:
 
     @property
     def requests_pending(self) -> int:
-        """How many requests wait for an answer."""
-        return len(self._pending)
+        """How many requests wait for an answer, without the courier's, which always does."""
+        return len(self._pending) - len(self._standing & self._pending.keys())
 
     def _read(self) -> bool:
         """Read once; return whether anything has arrived. Under `_reading`."""

@@ -14,9 +14,10 @@ from ..flow.engine import Answer
 from ..flow.errors import FlowError, Refused, refusal
 from ..flow.limits import RESTARTS_MAX
 from ..flow.queries import is_query
-from ..flow.replies import Data, Rejected, Reply, reject
+from ..flow.replies import Rejected, Reply, reject
+from .messages import Arrival, Departure
 from .port import Receiver
-from .service import Arrival, Departure, Service
+from .service import Service
 
 logger = logging.getLogger("shardflow.shard")
 
@@ -138,8 +139,8 @@ class LocalLink:
         self._failures += 1
         service, self._service = self._service, None
         if service is not None:
-            # Whoever watched looks again, at the recovered shard or at why there is none.
-            self._take(service.dismiss(Data(True)))
+            # Whoever waited looks again, at the recovered shard or at why there is none.
+            self._take(service.dismiss(None))
             service.abandon()
         if self._failures < RESTARTS_MAX:
             self._start()

@@ -19,6 +19,7 @@ from ..flow.limits import START_SECONDS_MAX
 from ..flow.queries import PolicyGet, Tick
 from ..flow.replies import Data
 from ..flow.settings import Settings
+from .courier import Courier, start_courier
 from .directory import Directory
 from .future import ReplyFuture
 from .local import LocalLink
@@ -50,6 +51,7 @@ class ProcessPort:
         self._pid = os.getpid()
         self._is_closed = False
         self._close_lock = threading.Lock()
+        self._courier: Courier | None = None
         token = directory.new_token()
         paths = [directory.socket_path(shard) for shard in range(self.shards)]
         self._router = RouterActor.launch(paths, token)
@@ -59,7 +61,9 @@ class ProcessPort:
                 "shard": shard,
                 "path": str(directory.shard_path(shard)),
                 "socket": str(paths[shard]),
-                "settings": msgspec.to_builtins(msgspec.structs.replace(settings, shard=shard)),
+                "settings": msgspec.to_builtins(
+                    msgspec.structs.replace(settings, shard=shard, shards=self.shards)
+                ),
                 "sync": sync,
                 "clock_ms": clock.now_ms() if manual else None,
                 "token": token,
@@ -109,6 +113,8 @@ class ProcessPort:
             self._is_closed = True
         if os.getpid() != self._pid:
             return
+        if self._courier is not None:
+            self._courier.stop()
         self._supervisor.actor_ref.stop(block=True)
         self._supervisor.stop_children(_CLOSE_S if timeout_s is None else timeout_s)
         self.ref.stop(block=True)
@@ -124,6 +130,7 @@ class ProcessPort:
         if len(errors) == self.shards:
             raise errors[0]
         reconcile_policies(self._router.links)
+        self._courier = start_courier(self._router.links)
 
 
 class LocalPort:
@@ -143,6 +150,7 @@ class LocalPort:
         self.clock = clock
         self._pid = os.getpid()
         self._is_closed = False
+        self._courier: Courier | None = None
         self._ticker: pykka.ActorRef[TickerActor] | None = None
         self.links = [
             LocalLink(
@@ -159,11 +167,12 @@ class LocalPort:
         if not manual:
             self._ticker = TickerActor.start(self.links, clock.now_ms)
         reconcile_policies(self.links)
+        self._courier = start_courier(self.links)
 
     def _builder(
         self, files: Files, settings: Settings, shard: int, *, sync: bool, may_begin: bool
     ) -> Callable[[], Service]:
-        own = msgspec.structs.replace(settings, shard=shard)
+        own = msgspec.structs.replace(settings, shard=shard, shards=self.shards)
 
         def build() -> Service:
             if not files.lock():
@@ -203,6 +212,8 @@ class LocalPort:
         self._is_closed = True
         if os.getpid() != self._pid:
             return  # The files are shared with the process that opened them, and still its own.
+        if self._courier is not None:
+            self._courier.stop()
         if self._ticker is not None:
             self._ticker.stop(block=True)
         for link in self.links:

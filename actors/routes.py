@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from ..flow import commands, queries
+from ..flow import commands, family, queries
 from ..flow.errors import Refused
 from ..flow.keys import shard_of, shard_of_type, shard_of_value
 from ..flow.queries import Cursor
@@ -15,6 +15,8 @@ from ..flow.record import TERMINAL_STATES, Record
 from ..flow.replies import Data, Rejected
 from . import gather
 from .claims import Claim
+from .crossing import Crossing
+from .errands import Errand, Errands
 from .future import ReplyFuture
 from .leading import lead
 from .port import Link
@@ -106,6 +108,24 @@ class Routes:
         """Ask every shard and answer with the list."""
         gather.sum_up(self._links, query, list, future)
 
+    def spawn(self, request: family.SpawnChildren, future: ReplyFuture[Any]) -> None:
+        """Have children made, on one shard with one command, else in two phases."""
+        crossing = Crossing(request, self._shards)
+        alone = crossing.alone()
+        if alone is not None:
+            self._send(crossing.home, alone, future)
+            return
+
+        def take(errand: Errand, reply: Any) -> list[Errand]:
+            errands = crossing.take(errand, reply)
+            if crossing.reply is not None:
+                future.answer(crossing.reply)
+            return errands
+
+        future.withdraw = crossing.give_up
+        future.lead = partial(lead, [self._links[shard] for shard in crossing.shards])
+        Errands(self._links, take).send(crossing.begin())
+
     def policy_set(self, command: commands.PolicySet, future: ReplyFuture[Any]) -> None:
         """Let the type's home shard decide, then all follow."""
         home = self._links[shard_of_type(command.type, self._shards)]
@@ -184,12 +204,14 @@ _BATCHES = (
     commands.Retry,
     commands.Transition,
     commands.ExtendLease,
+    commands.Release,
 )
 ROUTES: dict[type, Route] = {
     **dict.fromkeys(_BATCHES, Routes.by_items),
     commands.StepContinue: Routes.by_item,
     commands.StartAndClaim: Routes.by_item,
     commands.ValuePut: Routes.by_id,
+    family.SpawnChildren: Routes.spawn,
     commands.SharedValuePut: Routes.shared_value,
     commands.PolicySet: Routes.policy_set,
     commands.RetentionCleanup: Routes.clean_up,

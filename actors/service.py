@@ -1,4 +1,4 @@
-"""A shard's answering: batches in, answers out; watches, sweeps and relaxed syncs on the side.
+"""A shard's answering: batches in, answers out; what waits, sweeps and relaxed syncs on the side.
 
 The same in a shard process and inside the caller's process; who carries the messages is not
 known here. Nothing in it blocks but the engine's own reads, writes and syncs.
@@ -7,30 +7,22 @@ known here. Nothing in it blocks but the engine's own reads, writes and syncs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec.structs import replace
 
 from ..flow.engine import Answer, Engine
+from ..flow.family import Collect, Outbound
 from ..flow.host import Clock, SetClock
 from ..flow.limits import RELAXED_SYNC_MS, WAITERS_MAX
 from ..flow.queries import Tick, Unwatch, Watch
-from ..flow.replies import Data, Reply, reject
+from ..flow.replies import Data, Rejected, reject
+from .fanouts import NOTED, Fanouts
+from .messages import Arrival, Departure
 from .waiters import Waiter, Waiters
 
-
-class Arrival(NamedTuple):
-    """A request, who asked, and under which number."""
-
-    caller: Any
-    number: int
-    request: Any
-
-
-class Departure(NamedTuple):
-    """An answer on its way to who asked."""
-
-    caller: Any
-    number: int
-    answer: Answer
+_OWN = frozenset((Watch, Unwatch, Collect))
+"""Requests that are answered here, not by the engine."""
 
 
 class Service:
@@ -40,33 +32,29 @@ class Service:
         self.engine = engine
         self.clock = clock
         self.waiters = Waiters()
+        self.fanouts = Fanouts()
+        self._collect: Arrival | None = None
+        """The courier's request, while there is nothing to be delivered."""
         self._relaxed = relaxed
         self._sync_at_ms: int | None = None
 
     def serve(self, arrivals: Sequence[Arrival]) -> list[Departure]:
         """Answer a batch of requests, and whoever waited for what it changed."""
         engine = self.engine
-        is_ticked = False
-        for arrival in arrivals:
-            if arrival.request.__class__ is Tick:
-                self._set_clock(arrival.request)
-                is_ticked = True
+        kinds = {arrival.request.__class__ for arrival in arrivals}
+        if Tick in kinds:
+            self._set_clock(arrivals)
         now_ms = self.clock.now_ms()
-        engine.touched = set() if self.waiters or self._has_watch(arrivals) else None
-        asked = [a for a in arrivals if a.request.__class__ not in _OWN]
-        answers = self._step([arrival.request for arrival in asked], now_ms)
-        while is_ticked and engine.sweep(now_ms) is not None:
+        engine.touched = set() if self.waiters or Watch in kinds else None
+        own = [] if kinds.isdisjoint(_OWN) else [a for a in arrivals if a.request.__class__ in _OWN]
+        asked = [a for a in arrivals if a.request.__class__ not in _OWN] if own else arrivals
+        departures = self._put(asked, now_ms, is_noted=not kinds.isdisjoint(NOTED))
+        while Tick in kinds and engine.sweep(now_ms) is not None:
             # A clock that stands still between ticks: what is due is done when a tick returns.
             self._step([], now_ms)
-        departures = [
-            Departure(arrival.caller, arrival.number, answer)
-            for arrival, answer in zip(asked, answers, strict=True)
-        ]
-        if len(asked) != len(arrivals):
-            for arrival in arrivals:
-                if arrival.request.__class__ in _OWN:
-                    departures += self._answer_own(arrival, now_ms)
-        return departures + self._wake_waiters(now_ms, engine.touched)
+        for arrival in own:
+            departures += self._answer_own(arrival, now_ms)
+        return departures + self._follow(now_ms)
 
     def wake(self) -> list[Departure]:
         """Do what has become due without anyone asking."""
@@ -74,25 +62,46 @@ class Service:
         if self._sync_at_ms is not None and self._sync_at_ms <= now_ms:
             self.engine.sync()
             self._sync_at_ms = None
+        self.engine.touched = set() if self.waiters else None
         self._step([], now_ms)
-        return self._wake_waiters(now_ms, None)
+        return self._follow(now_ms)
 
     def next_wake_ms(self) -> int | None:
         """Return when `wake` has something to do next."""
-        times = (self.waiters.next_wake_ms(), self.engine.next_sweep_ms(), self._sync_at_ms)
+        times = (
+            self.waiters.next_wake_ms(),
+            self.fanouts.next_wake_ms(),
+            None if self._collect is None else self.engine.next_ask_ms(),
+            self.engine.next_sweep_ms(),
+            self._sync_at_ms,
+        )
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
     def forget(self, caller: Any) -> None:
-        """Drop what a caller that has gone was waiting for."""
+        """Drop what a caller that has gone was waiting for, and abort what it drove."""
         if self.waiters:
             self.waiters.forget(caller)
+        self.fanouts.forget(caller)
+        if self._collect is not None and self._collect.caller is caller:
+            self._collect = None
 
-    def dismiss(self, reply: Reply) -> list[Departure]:
-        """End every watch with this reply."""
-        return [
-            Departure(waiter.caller, waiter.number, Answer(reply))
+    def dismiss(self, refused: Rejected | None) -> list[Departure]:
+        """End all that waits: it is refused, or else is to look again at the shard's successor."""
+        fanouts = refused or reject(
+            "shard_unavailable",
+            "the shard failed while the fan-out waited for another one of its parent; nothing was "
+            "done: try it again",
+            reason="went away",
+        )
+        departures = [
+            _tell(waiter.caller, waiter.number, refused or Data(True))
             for waiter in self.waiters.clear()
         ]
+        departures += [_tell(kept.caller, kept.number, fanouts) for kept in self.fanouts.clear()]
+        parked, self._collect = self._collect, None
+        if parked is not None:
+            departures.append(_tell(parked.caller, parked.number, refused or _NOTHING))
+        return departures
 
     def close(self) -> None:
         """Close the engine; what waits is not answered."""
@@ -102,7 +111,42 @@ class Service:
         """Let go of the files as they are, after a failure."""
         self.engine.abandon()
 
-    def _step(self, requests: list[Any], now_ms: int) -> list[Answer]:
+    # ---- the engine's work ----
+
+    def _put(self, arrivals: Sequence[Arrival], now_ms: int, *, is_noted: bool) -> list[Departure]:
+        """Put requests to the engine; those that find a fan-out of their parent busy wait."""
+        answers = self._step([arrival.request for arrival in arrivals], now_ms)
+        departures = [
+            Departure(arrival.caller, arrival.number, answer)
+            for arrival, answer in zip(arrivals, answers, strict=True)
+        ]
+        if not is_noted:
+            return departures
+        told = []
+        for arrival, departure in zip(arrivals, departures, strict=True):
+            given = departure.answer.reply
+            reply = self.fanouts.note(arrival, given, now_ms)
+            if reply is given:
+                told.append(departure)
+            elif reply is not None:
+                told.append(_tell(arrival.caller, arrival.number, reply))
+        return told
+
+    def _follow(self, now_ms: int) -> list[Departure]:
+        """Answer what waited, after whatever has been written."""
+        ends = self.fanouts.take_ends(now_ms)
+        if ends:
+            self._step(ends, now_ms)
+        departures = []
+        waiting = self.fanouts.take_waiting()
+        if waiting:
+            departures = self._put(waiting, now_ms, is_noted=True)
+        departures += self._wake_waiters(now_ms)
+        if self._collect is not None:
+            departures += self._look_into_outbox(now_ms)
+        return departures
+
+    def _step(self, requests: Sequence[Any], now_ms: int) -> list[Answer]:
         sweep = self.engine.sweep(now_ms)
         if sweep is not None:
             requests = [sweep, *requests]
@@ -113,21 +157,23 @@ class Service:
             self._sync_at_ms = now_ms + RELAXED_SYNC_MS
         return answers
 
-    def _set_clock(self, tick: Tick) -> None:
-        if isinstance(self.clock, SetClock) and tick.now_ms is not None:
-            self.clock.set(tick.now_ms)
+    def _set_clock(self, arrivals: Sequence[Arrival]) -> None:
+        if isinstance(self.clock, SetClock):
+            for _, _, request in arrivals:
+                if isinstance(request, Tick) and request.now_ms is not None:
+                    self.clock.set(request.now_ms)
 
-    @staticmethod
-    def _has_watch(arrivals: Sequence[Arrival]) -> bool:
-        return any(arrival.request.__class__ is Watch for arrival in arrivals)
+    # ---- what waits ----
 
     def _answer_own(self, arrival: Arrival, now_ms: int) -> list[Departure]:
         caller, number, request = arrival
         if isinstance(request, Unwatch):
             # The watch is answered too: whoever sent it counts its answers.
             waiter = self.waiters.remove(caller, request.request)
-            ended = [] if waiter is None else [_tell(caller, waiter.number, data=False)]
-            return [*ended, _tell(caller, number, data=True)]
+            ended = [] if waiter is None else [_tell(caller, waiter.number, Data(False))]
+            return [*ended, _tell(caller, number, Data(True))]
+        if isinstance(request, Collect):
+            return self._park(arrival, now_ms)
         waiter = Waiter(caller, number, request, request.until_ms)
         if self.waiters.is_full:
             refused = reject(
@@ -136,20 +182,40 @@ class Service:
                 retry_after_ms=1_000,
                 reason="waiters",
             )
-            return [Departure(caller, number, Answer(refused))]
+            return [_tell(caller, number, refused)]
         if self.waiters.add(waiter, self.engine, now_ms):
             return []
-        return [_tell(caller, number, data=True)]
+        return [_tell(caller, number, Data(True))]
 
-    def _wake_waiters(self, now_ms: int, touched: set[str] | None) -> list[Departure]:
+    def _wake_waiters(self, now_ms: int) -> list[Departure]:
         if not self.waiters:
             return []
-        woken = self.waiters.woken(self.engine, now_ms, touched)
-        return [_tell(waiter.caller, waiter.number, data=is_due) for waiter, is_due in woken]
+        woken = self.waiters.woken(self.engine, now_ms, self.engine.touched)
+        return [_tell(waiter.caller, waiter.number, Data(is_due)) for waiter, is_due in woken]
+
+    def _park(self, arrival: Arrival, now_ms: int) -> list[Departure]:
+        """Let the courier wait for posts: one at a time, the newest."""
+        former, self._collect = self._collect, arrival
+        departures = [] if former is None else [_tell(former.caller, former.number, _NOTHING)]
+        departures += self._look_into_outbox(now_ms)
+        if self._collect is not None:
+            # Its acknowledgements are taken in; they need not be again after every batch.
+            waiting = replace(arrival.request, acked=[])
+            self._collect = Arrival(arrival.caller, arrival.number, waiting)
+        return departures
+
+    def _look_into_outbox(self, now_ms: int) -> list[Departure]:
+        parked = self._collect
+        assert parked is not None
+        outbound = self.engine.collect(parked.request, now_ms)
+        if outbound is None:
+            return []
+        self._collect = None
+        return [_tell(parked.caller, parked.number, outbound)]
 
 
-_OWN = (Watch, Unwatch)
+_NOTHING = Outbound([], [])
 
 
-def _tell(caller: Any, number: int, *, data: bool) -> Departure:
-    return Departure(caller, number, Answer(Data(data)))
+def _tell(caller: Any, number: int, reply: Any) -> Departure:
+    return Departure(caller, number, Answer(reply))

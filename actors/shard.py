@@ -24,8 +24,18 @@ from ..flow.limits import (
 )
 from .connection import Connection, is_own_user
 from .inbox import READ, WRITE, Ready, SelectorActor
-from .service import Arrival, Departure, Service
-from .wire import HELLO, Welcome, WireError, pack_answer, pack_body, pack_frame, read_request
+from .messages import Arrival, Departure
+from .service import Service
+from .wire import (
+    HELLO,
+    PROTOCOL,
+    Welcome,
+    WireError,
+    pack_answer,
+    pack_body,
+    pack_frame,
+    read_request,
+)
 
 logger = logging.getLogger("shardflow.shard")
 
@@ -60,6 +70,8 @@ class ShardActor(SelectorActor):
         """Connections that have not shown the token yet."""
         self._waiting: deque[Arrival] = deque()
         """Requests over one batch's bound; no socket is read while there are any."""
+        self._gone: list[Connection] = []
+        """Dropped connections that may still have requests in the next batches."""
         self.inbox.watch(listener, listener)
         for channel in lifeline:
             self.inbox.watch(channel, channel)
@@ -107,6 +119,10 @@ class ShardActor(SelectorActor):
         ]
         if batch:
             self._depart(self._service.serve(batch))
+        for connection in self._gone:
+            self._service.forget(connection)
+        if not self._waiting:
+            self._gone.clear()
         if is_over:
             self.stop()
 
@@ -131,17 +147,21 @@ class ShardActor(SelectorActor):
 
     def _read(self, connection: Connection, arrivals: list[Arrival]) -> int:
         size = 0
-        for number, body in connection.read():
+        frames = connection.read()
+        if frames and not connection.is_trusted:
+            self._greet(connection, *frames[0])
+            frames = connection.rest()
+        for number, body in frames:
             size += len(body)
-            if connection.is_trusted:
-                arrivals.append(Arrival(connection, number, read_request(body)))
-                continue
-            connection.greet(number, body, self._token)
-            self._strangers.discard(connection)
-            engine = self._service.engine
-            welcome = Welcome(1, engine.state.settings.shard, os.getpid(), engine.log.epoch)
-            self._send(connection, pack_frame(HELLO, pack_body(welcome)))
+            arrivals.append(Arrival(connection, number, read_request(body)))
         return size
+
+    def _greet(self, connection: Connection, number: int, body: bytes) -> None:
+        connection.greet(number, body, self._token)
+        self._strangers.discard(connection)
+        engine = self._service.engine
+        welcome = Welcome(PROTOCOL, engine.state.settings.shard, os.getpid(), engine.log.epoch)
+        self._send(connection, pack_frame(HELLO, pack_body(welcome)))
 
     def _accept(self) -> None:
         try:
@@ -164,6 +184,7 @@ class ShardActor(SelectorActor):
             self.inbox.unwatch(connection.channel)
             connection.close()
             self._service.forget(connection)
+            self._gone.append(connection)
 
     def _depart(self, departures: list[Departure]) -> None:
         """Send each client all its answers of this batch at once."""

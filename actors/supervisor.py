@@ -211,6 +211,8 @@ class SupervisorActor(SelectorActor):
         child.settled.set()
 
     def _start_after(self, child: Child, wait_s: float) -> None:
+        # Else a later failure of another kind would be told as this one.
+        child.error = None
         child.restart_at_s = time.monotonic() + wait_s
         self.inbox.poke()
 

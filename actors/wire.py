@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ..flow import commands, queries
+from ..flow import commands, family, queries
 from ..flow.codec import encoder
 from ..flow.engine import Answer
 from ..flow.errors import Refused
@@ -61,8 +61,12 @@ class WireError(Exception):
     """The peer does not speak the protocol."""
 
 
-_decode_request = msgspec.msgpack.Decoder(commands.AnyCommand | queries.AnyQuery).decode
-_decode_reply = msgspec.msgpack.Decoder(DoneWire | Rejected | Events | Data | Heads).decode
+_decode_request = msgspec.msgpack.Decoder(
+    commands.AnyCommand | queries.AnyQuery | family.AnyFamilyCommand | family.Collect
+).decode
+_decode_reply = msgspec.msgpack.Decoder(
+    DoneWire | Rejected | Events | Data | Heads | family.Begun | family.Busy | family.Outbound
+).decode
 _decode_hello = msgspec.msgpack.Decoder(Hello).decode
 _decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 _encode = encoder.encode
@@ -156,10 +160,12 @@ class FrameReader:
 
     def __init__(self, frame_bytes_max: int = WIRE_FRAME_BYTES_MAX) -> None:
         self._buffer = bytearray()
-        self._frame_bytes_max = frame_bytes_max
+        self.frame_bytes_max = frame_bytes_max
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+    def feed(self, data: bytes, count_max: int | None = None) -> list[tuple[int, bytes]]:
         """Take in bytes and return the frames that they complete: (number, body).
+
+        With `count_max`, further frames stay for the next time.
 
         Raises:
             WireError: a frame claims to be larger than the bound.
@@ -170,13 +176,13 @@ class FrameReader:
             source: bytes | bytearray = buffer
         else:
             source = data
-        frames = []
+        frames: list[tuple[int, bytes]] = []
         at = 0
         size = len(source)
-        while size - at >= HEADER_BYTES:
+        while size - at >= HEADER_BYTES and len(frames) != count_max:
             length, number = HEADER.unpack_from(source, at)
-            if length > self._frame_bytes_max:
-                raise WireError(f"a frame of {length} bytes; {self._frame_bytes_max} is the most")
+            if length > self.frame_bytes_max:
+                raise WireError(f"a frame of {length} bytes; {self.frame_bytes_max} is the most")
             end = at + HEADER_BYTES + length
             if end > size:
                 break

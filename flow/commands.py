@@ -6,40 +6,56 @@ errors) arrive packed: flow/ never looks inside. `now_ms` None = the shard's clo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from .bounds import (
+    Attributes,
+    ClaimLimit,
+    HistoryEvents,
+    ListCount,
+    Name,
+    Names,
+    Natural,
+    PackedValues,
+    PolicyDocument,
+    Positive,
+    Priority,
+    Short,
+    SweepLimit,
+    Value,
+    Wanted,
+)
+from .limits import BATCH_ITEMS_MAX
 from .policy import RetryPatch
-from .record import AttributeValue
 
-Attributes = dict[str, AttributeValue]
-PackedValues = dict[str, bytes]
+_some = Meta(min_length=1, max_length=BATCH_ITEMS_MAX)
 
 
 class Item(Struct, array_like=True, frozen=True, gc=False):
     """Base of the items of a batch: one flow is named by each."""
 
-    id: str
-    partition_key: str | None
+    id: Short
+    partition_key: Short | None
 
 
 class NewFlow(Item, frozen=True, array_like=True, gc=False):
     """The creation arguments. Their digest, `idempotent` left out, is kept on the record."""
 
-    type: str
+    type: Short
     state: str
-    priority: int = 0
-    run_at_ms: int | None = None
+    priority: Priority = 0
+    run_at_ms: Natural | None = None
     payload: bytes | None = None
-    correlation_id: str | None = None
-    parent_flow_id: str | None = None
-    root_flow_id: str | None = None
+    correlation_id: Name | None = None
+    parent_flow_id: Name | None = None
+    root_flow_id: Name | None = None
     attributes: Attributes | None = None
     values: PackedValues | None = None
-    retention_ttl_ms: int | None = None
-    max_active_ms: int | None = None
-    history_max_events: int | None = None
+    retention_ttl_ms: Natural | None = None
+    max_active_ms: Positive | None = None
+    history_max_events: HistoryEvents | None = None
     idempotent: bool = False
 
 
@@ -52,18 +68,18 @@ class Ending(Item, frozen=True, array_like=True, gc=False):
     payload: bytes | None = None
     values: PackedValues | None = None
     attributes: Attributes | None = None
-    retention_ttl_ms: int | None = None
+    retention_ttl_ms: Natural | None = None
     force: bool = False
 
 
 class Retrying(Item, frozen=True, array_like=True, gc=False):
     """Give a flow back for another attempt, or find it exhausted."""
 
-    lease_token: str
-    fencing_token: int
-    error: bytes | None = None
-    payload: bytes | None = None
-    run_at_ms: int | None = None
+    lease_token: Name
+    fencing_token: Natural
+    error: Value | None = None
+    payload: Value | None = None
+    run_at_ms: Natural | None = None
     retry: RetryPatch | None = None
     values: PackedValues | None = None
     attributes: Attributes | None = None
@@ -72,13 +88,13 @@ class Retrying(Item, frozen=True, array_like=True, gc=False):
 class Move(Item, frozen=True, array_like=True, gc=False):
     """Move a flow to another logical state, leased or not."""
 
-    from_state: str
-    to_state: str
-    fencing_token: int
-    lease_token: str | None = None
-    payload: bytes | None = None
-    run_at_ms: int | None = None
-    priority: int | None = None
+    from_state: Name
+    to_state: Name
+    fencing_token: Natural
+    lease_token: Name | None = None
+    payload: Value | None = None
+    run_at_ms: Natural | None = None
+    priority: Priority | None = None
     values: PackedValues | None = None
     attributes: Attributes | None = None
 
@@ -86,9 +102,17 @@ class Move(Item, frozen=True, array_like=True, gc=False):
 class Extension(Item, frozen=True, array_like=True, gc=False):
     """Set a lease's deadline to now + lease_ms."""
 
+    lease_token: Name
+    fencing_token: Natural
+    lease_ms: Positive
+
+
+class Releasing(Item, frozen=True, array_like=True, gc=False):
+    """Give a leased flow back, as if it had not been claimed."""
+
     lease_token: str
     fencing_token: int
-    lease_ms: int
+    run_at_ms: Natural | None = None
 
 
 class Batch(Struct, array_like=True, frozen=True, tag_field="op", gc=False):
@@ -96,66 +120,72 @@ class Batch(Struct, array_like=True, frozen=True, tag_field="op", gc=False):
 
     items: list[Any]
     independent: bool = False
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class Create(Batch, frozen=True, array_like=True, tag_field="op", tag=1, gc=False):
     """Create flows."""
 
-    items: list[NewFlow]
+    items: Annotated[list[NewFlow], _some]
 
 
 class Complete(Batch, frozen=True, array_like=True, tag_field="op", tag=2, gc=False):
     """End leased flows well."""
 
-    items: list[Ending]
+    items: Annotated[list[Ending], _some]
 
 
 class Fail(Batch, frozen=True, array_like=True, tag_field="op", tag=3, gc=False):
     """End leased flows badly."""
 
-    items: list[Ending]
+    items: Annotated[list[Ending], _some]
 
 
 class Cancel(Batch, frozen=True, array_like=True, tag_field="op", tag=4, gc=False):
     """End flows from outside, leased or not."""
 
-    items: list[Ending]
+    items: Annotated[list[Ending], _some]
 
 
 class Retry(Batch, frozen=True, array_like=True, tag_field="op", tag=5, gc=False):
     """Give leased flows back for another attempt."""
 
-    items: list[Retrying]
+    items: Annotated[list[Retrying], _some]
 
 
 class Transition(Batch, frozen=True, array_like=True, tag_field="op", tag=6, gc=False):
     """Move flows."""
 
-    items: list[Move]
+    items: Annotated[list[Move], _some]
 
 
 class ExtendLease(Batch, frozen=True, array_like=True, tag_field="op", tag=7, gc=False):
     """Renew leases."""
 
-    items: list[Extension]
+    items: Annotated[list[Extension], _some]
+
+
+class Release(Batch, frozen=True, array_like=True, tag_field="op", tag=25, gc=False):
+    """Give leased flows back without charging an attempt."""
+
+    items: Annotated[list[Releasing], _some]
 
 
 class StepContinue(Struct, array_like=True, frozen=True, tag_field="op", tag=8, gc=False):
     """Move a leased flow and keep it: new lease token, fencing + 1."""
 
     item: Move
-    lease_ms: int
-    now_ms: int | None = None
+    lease_ms: Positive
+    now_ms: Natural | None = None
 
 
 class StartAndClaim(Struct, array_like=True, frozen=True, tag_field="op", tag=9, gc=False):
     """Create a flow that is leased from its first moment."""
 
     item: NewFlow
-    worker: str
-    lease_ms: int
-    now_ms: int | None = None
+    worker: Name
+    lease_ms: Positive
+    now_ms: Natural | None = None
 
 
 class Hydration(Struct, array_like=True, frozen=True, gc=False):
@@ -166,7 +196,7 @@ class Hydration(Struct, array_like=True, frozen=True, gc=False):
     outcome: bool = False
     max_bytes: int = 0
     """A single value larger than this is left out and flagged."""
-    names: bool | list[str] = False
+    names: bool | Wanted = False
     """Named values: all, none, or those listed."""
 
 
@@ -174,14 +204,14 @@ class ClaimDue(Struct, array_like=True, frozen=True, tag_field="op", tag=10, gc=
     """Lease what is due: `expired_first` expired leases, then due flows, then expired ones."""
 
     type: str
-    worker: str
-    states: list[str] | None
+    worker: Short
+    states: Names | None
     """Logical states; None = any."""
-    partition_keys: list[str] | None
+    partition_keys: Names | None
     """None = every partition."""
-    limit: int
-    lease_ms: int
-    priority: int | None
+    limit: ClaimLimit
+    lease_ms: Positive
+    priority: Priority | None
     due: bool
     """False: expired leases only."""
     expired: bool
@@ -190,58 +220,58 @@ class ClaimDue(Struct, array_like=True, frozen=True, tag_field="op", tag=10, gc=
     hydration: Hydration
     expired_after: bool = True
     """Whether expired leases also fill what due flows leave free."""
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class ValuePut(Struct, array_like=True, frozen=True, tag_field="op", tag=11, gc=False):
     """Set a named value of a flow."""
 
-    id: str
-    partition_key: str | None
-    name: str
-    value: bytes
+    id: Name
+    partition_key: Name | None
+    name: Name
+    value: Value
     override: bool
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class SharedValuePut(Struct, array_like=True, frozen=True, tag_field="op", tag=12, gc=False):
     """Store a value that no flow owns; nothing removes it."""
 
-    value: bytes
-    now_ms: int | None = None
+    value: Value
+    now_ms: Natural | None = None
 
 
 class PolicySet(Struct, array_like=True, frozen=True, tag_field="op", tag=13, gc=False):
     """Change the policy of a type, on the shard that decides it."""
 
-    type: str
-    patch: dict[str, Any]
+    type: Name
+    patch: PolicyDocument
     replace: bool
-    expected_generation: int | None
-    now_ms: int | None = None
+    expected_generation: Natural | None
+    now_ms: Natural | None = None
 
 
 class PolicyAdopt(Struct, array_like=True, frozen=True, tag_field="op", tag=14, gc=False):
     """Take over a policy that the deciding shard has set; older generations are ignored."""
 
-    type: str
-    policy: dict[str, Any]
-    generation: int
-    now_ms: int | None = None
+    type: Name
+    policy: PolicyDocument
+    generation: Natural
+    now_ms: Natural | None = None
 
 
 class Sweep(Struct, array_like=True, frozen=True, tag_field="op", tag=16, gc=False):
     """What a shard does by itself: fail what was active too long, remove what is over."""
 
-    limit: int
-    now_ms: int | None = None
+    limit: SweepLimit
+    now_ms: Natural | None = None
 
 
 class RetentionCleanup(Struct, array_like=True, frozen=True, tag_field="op", tag=15, gc=False):
     """Remove ended flows whose retention is over."""
 
-    limit: int
-    now_ms: int | None = None
+    limit: ListCount
+    now_ms: Natural | None = None
 
 
 AnyCommand = (
@@ -252,6 +282,7 @@ AnyCommand = (
     | Retry
     | Transition
     | ExtendLease
+    | Release
     | StepContinue
     | StartAndClaim
     | ClaimDue

@@ -98,7 +98,7 @@ class AmbiguousFlow(FlowError):
 
 
 class ChildGroupConflict(FlowError):
-    """The child group exists with other children or other options."""
+    """The child group exists with other children; use another group_id."""
 
     code = "child_group_conflict"
 

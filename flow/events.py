@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from .commands import NewFlow
+from .family import Kin, Post
 from .record import Record
 
 
@@ -34,5 +36,56 @@ class Dropped(Struct, array_like=True, frozen=True, tag_field="op", tag=4, gc=Fa
     values: list[int]
 
 
-Fact = PolicyStored | Dropped
-Entry = Record | ValueStored | PolicyStored | Dropped
+class Prepared(Struct, array_like=True, frozen=True, tag_field="op", tag=5, gc=False):
+    """Children of a fan-out that are kept until its outcome is known."""
+
+    txn: str
+    coordinator: int
+    kin: Kin
+    children: list[NewFlow]
+    at_ms: int
+
+
+class Unprepared(Struct, array_like=True, frozen=True, tag_field="op", tag=6, gc=False):
+    """The outcome of prepared children is known: their records stand beside, or they are gone."""
+
+    txn: str
+
+
+class Posted(Struct, array_like=True, frozen=True, tag_field="op", tag=7, gc=False):
+    """A post to another shard (or, for what one command cannot hold, to this one)."""
+
+    dest: int
+    number: int
+    post: Post
+
+
+class Received(Struct, array_like=True, frozen=True, tag_field="op", tag=8, gc=False):
+    """All posts of a source up to this number are applied here."""
+
+    source: int
+    number: int
+
+
+class Delivered(Struct, array_like=True, frozen=True, tag_field="op", tag=9, gc=False):
+    """All posts to a destination up to this number are applied there, and forgotten here."""
+
+    dest: int
+    number: int
+
+
+Fact = PolicyStored | Prepared | Unprepared | Posted | Received
+"""What a decision stages beside records, values and drops."""
+FAMILY_FACTS = Prepared | Unprepared | Posted | Received
+"""Facts that other shards rely on: their frame is synced, under relaxed durability as well."""
+Entry = (
+    Record
+    | ValueStored
+    | PolicyStored
+    | Dropped
+    | Prepared
+    | Unprepared
+    | Posted
+    | Received
+    | Delivered
+)

@@ -36,7 +36,11 @@ VALUE_REFS_MAX: Final = 1_000
 HISTORY_EVENTS_MAX: Final = 1_000_000
 HISTORY_EVENTS_DEFAULT: Final = 10_000
 """Events kept of one flow unless it says otherwise; the oldest go first."""
+VALUE_NUMBER_MAX: Final = 2**63 - 1
 POLICY_STATES_MAX: Final = 1_000
+"""States that the stored policy of one type may name."""
+POLICY_FIELDS_MAX: Final = 16
+"""Entries of any other part of a policy: more than there are fields."""
 SHARDS_MAX: Final = 64
 VALUE_BYTES_CEILING: Final = 32 * MIB
 """The most that `max_value_bytes` may be set to."""
@@ -74,6 +78,30 @@ VALUE_CACHE_BYTES: Final = 8 * MIB
 VALUE_CACHE_ITEM_BYTES_MAX: Final = 4 * KIB
 RELAXED_SYNC_MS: Final = 50
 
+# ---- families ----
+CHILDREN_MAX: Final = 1_000
+"""Children per group."""
+GROUPS_MAX: Final = 64
+"""Groups per parent."""
+DEPTH_MAX: Final = 32
+"""Ancestors that a child may have."""
+CASCADE_ITEMS_MAX: Final = 1_000
+"""Relatives that one command changes at once; the rest follows through the shard's own outbox."""
+SPAWN_MS_MAX: Final = 30_000
+"""A fan-out that is not decided after this is aborted: who drove it is gone, or hangs."""
+ASK_AGAIN_MS: Final = 5_000
+"""How often a shard asks for the outcome of children that are prepared and not decided."""
+RESERVED_RETRY_MS: Final = 50
+"""When to try an idempotent creation again whose id a fan-out has reserved."""
+DELIVER_VALUE_BYTES_MAX: Final = 8 * MIB
+"""Posts are applied in further commands once one has brought this many bytes of values."""
+COLLECT_POSTS_MAX: Final = 1_000
+"""Posts that the courier takes from a shard at a time."""
+COURIER_TRIES_MAX: Final = 100
+"""Failures in a row after which the courier gives up what may be the cause of them."""
+SPAWN_TRIES_MAX: Final = 3
+"""How often a fan-out is begun whose coordinator forgets it before the decision."""
+
 # ---- between processes ----
 WIRE_FRAME_BYTES_MAX: Final = 128 * MIB
 """One request or one answer. Bounds what a client can make a shard hold."""
@@ -94,9 +122,9 @@ ANSWER_BACKLOG_BYTES_MAX: Final = 256 * MIB
 """Answers that a client has not read; past it the shard closes that connection."""
 HANDSHAKE_SECONDS_MAX: Final = 10.0
 LOCK_SECONDS_MAX: Final = 10.0
+"""How long a starting shard waits for a former one to let go of its directory."""
 START_SECONDS_MAX: Final = 900.0
 """How long `open` waits for shards that read back their logs."""
-"""How long a starting shard waits for a former one to let go of its directory."""
 RESTARTS_MAX: Final = 3
 """Failed starts in a row after which a shard answers `ShardUnavailable`."""
 RESTART_BACKOFF_MS: Final = 100

@@ -13,6 +13,7 @@ from zlib import crc32
 from msgspec import Struct
 
 from . import limits
+from .bounds import BackoffMs, JitterPct, MaxReclaims, MaxRetries, Name
 from .errors import InvalidArgument
 from .record import FAILED, RUNNING
 
@@ -57,13 +58,13 @@ BUILT_IN = RetryRule()
 class RetryPatch(Struct, array_like=True, frozen=True, gc=False):
     """One layer: None means that the layer does not decide the field."""
 
-    max_retries: int | None = None
+    max_retries: MaxRetries | None = None
     kind: BackoffKind | None = None
-    base_ms: int | None = None
-    max_ms: int | None = None
-    jitter_pct: int | None = None
-    exhausted_to: str | None = None
-    max_reclaims: int | None = None
+    base_ms: BackoffMs | None = None
+    max_ms: BackoffMs | None = None
+    jitter_pct: JitterPct | None = None
+    exhausted_to: Name | None = None
+    max_reclaims: MaxReclaims | None = None
 
 
 def resolve(*layers: RetryPatch | None) -> RetryRule:

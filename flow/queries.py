@@ -6,54 +6,68 @@ from typing import Literal
 
 from msgspec import Struct
 
-from .commands import Attributes, Hydration
+from .bounds import (
+    Attributes,
+    ClaimLimit,
+    HistoryCount,
+    ListCount,
+    Name,
+    Short,
+    Names,
+    Natural,
+    Priority,
+    RequestNumber,
+    Until,
+    ValueNumbers,
+)
+from .commands import Hydration
 
 
 class Get(Struct, array_like=True, frozen=True, tag_field="op", tag=101, gc=False):
     """Read one flow. `anywhere` looks in every partition of the shard (partition_key is None)."""
 
-    id: str
-    partition_key: str | None
+    id: Name
+    partition_key: Name | None
     anywhere: bool
     hydration: Hydration
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class History(Struct, array_like=True, frozen=True, tag_field="op", tag=102, gc=False):
     """Read the newest `count` matching events of a flow."""
 
-    id: str
-    partition_key: str | None
+    id: Name
+    partition_key: Name | None
     anywhere: bool
-    count: int
+    count: HistoryCount
     reverse: bool
-    event: str | None
-    worker: str | None
-    from_ms: int | None
-    to_ms: int | None
-    from_version: int | None
-    to_version: int | None
+    event: Name | None
+    worker: Name | None
+    from_ms: Natural | None
+    to_ms: Natural | None
+    from_version: Natural | None
+    to_version: Natural | None
     values: bool
     include_cold: bool
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
-Cursor = tuple[int, str, str]
+Cursor = tuple[Natural, Name, Short]
 """updated_at_ms, id, partition key or "": where the next page begins, exclusive."""
 
 
 class List(Struct, array_like=True, frozen=True, tag_field="op", tag=103, gc=False):
     """List flows of a type by (updated_at_ms, id)."""
 
-    type: str
-    states: list[str] | None
-    partition_key: str | None
+    type: Name
+    states: Names | None
+    partition_key: Name | None
     attributes: Attributes | None
-    count: int
+    count: ListCount
     after: Cursor | None
     reverse: bool
     include_cold: bool
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 LineageKind = Literal["parent", "root", "correlation"]
@@ -63,85 +77,88 @@ class Lineage(Struct, array_like=True, frozen=True, tag_field="op", tag=104, gc=
     """List flows by parent, root or correlation id."""
 
     kind: LineageKind
-    id: str
-    partition_key: str | None
-    states: list[str] | None
+    id: Name
+    partition_key: Name | None
+    states: Names | None
     terminal: bool | None
-    count: int
+    count: ListCount
     after: Cursor | None
     include_cold: bool
-    now_ms: int | None = None
+    now_ms: Natural | None = None
+    of_partition: bool = False
+    """Leave out spawned children of a parent in another partition than the following."""
+    parent_partition_key: Name | None = None
 
 
 class Info(Struct, array_like=True, frozen=True, tag_field="op", tag=105, gc=False):
     """Count the flows of a type."""
 
-    type: str
-    now_ms: int | None = None
+    type: Name
+    now_ms: Natural | None = None
 
 
 class Stuck(Struct, array_like=True, frozen=True, tag_field="op", tag=106, gc=False):
     """List leased flows whose deadline passed at least `older_than_ms` ago."""
 
-    type: str
-    older_than_ms: int
-    count: int
-    now_ms: int | None = None
+    type: Name
+    older_than_ms: Natural
+    count: ListCount
+    now_ms: Natural | None = None
 
 
 class ValueGet(Struct, array_like=True, frozen=True, tag_field="op", tag=107, gc=False):
     """Read values by number; larger ones than max_bytes are refused one by one."""
 
-    numbers: list[int]
-    max_bytes: int
-    now_ms: int | None = None
+    numbers: ValueNumbers
+    max_bytes: Natural
+    now_ms: Natural | None = None
 
 
 class PolicyGet(Struct, array_like=True, frozen=True, tag_field="op", tag=108, gc=False):
     """Read the stored policy of a type; None = of every type."""
 
-    type: str | None
-    now_ms: int | None = None
+    type: Name | None
+    now_ms: Natural | None = None
 
 
 class Probe(Struct, array_like=True, frozen=True, tag_field="op", tag=109, gc=False):
     """Ask what a claim with this filter would find; nothing is claimed."""
 
-    type: str
-    states: list[str] | None
-    partition_keys: list[str] | None
-    limit: int
-    priority: int | None
+    type: Name
+    states: Names | None
+    partition_keys: Names | None
+    limit: ClaimLimit
+    priority: Priority | None
     due: bool
     expired: bool
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class Watch(Struct, array_like=True, frozen=True, tag_field="op", tag=110, gc=False):
     """Answer as soon as a claim with this filter would find something, or at the time-out."""
 
-    type: str
-    states: list[str] | None
-    partition_keys: list[str] | None
-    priority: int | None
+    type: Name
+    states: Names | None
+    partition_keys: Names | None
+    priority: Priority | None
     due: bool
     expired: bool
-    until_ms: int
+    until_ms: Until
     """On the shard's clock."""
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class Unwatch(Struct, array_like=True, frozen=True, tag_field="op", tag=111, gc=False):
     """Take back the watch of this connection's request number."""
 
-    request: int
-    now_ms: int | None = None
+    request: RequestNumber
+    now_ms: Natural | None = None
 
 
 class Tick(Struct, array_like=True, frozen=True, tag_field="op", tag=112, gc=False):
     """Nothing but the time: for a clock that stands still between commands."""
 
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class Stats(Struct, array_like=True, frozen=True, tag_field="op", tag=113, gc=False):
@@ -149,7 +166,7 @@ class Stats(Struct, array_like=True, frozen=True, tag_field="op", tag=113, gc=Fa
 
     check: bool = False
     """Also compare the indexes with a rebuild: slow, for tests and doctors."""
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 AnyQuery = (

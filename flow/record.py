@@ -23,6 +23,39 @@ class NamedValue(Struct, array_like=True, frozen=True, gc=False):
     digest: bytes
 
 
+class ChildGroup(Struct, array_like=True, frozen=True, gc=False):
+    """Children that were spawned together, and what became of them: true to the end."""
+
+    wait: str
+    """all, any or none."""
+    status: str
+    """open, success or failure: a group resolves once."""
+    total: int
+    completed: int
+    failed: int
+    cancelled: int
+    wait_state: str | None
+    """Where the parent waits for it."""
+    success: str | None
+    """Where a waiting parent goes when it resolves well; likewise `failure`."""
+    failure: str | None
+    on_child_failed: str
+    on_parent_closed: str
+    shards: list[int]
+    """The shards that the children are on."""
+    digest: bytes
+    """Of the children as the caller gave them."""
+    seq: int
+    """Tells it from a group of the same name of an earlier flow with the parent's id."""
+    cancels: bool = False
+    """Whether its open children are being cancelled."""
+
+    @property
+    def open_count(self) -> int:
+        """How many children have not ended yet."""
+        return self.total - self.completed - self.failed - self.cancelled
+
+
 class Extras(Struct, array_like=True, frozen=True, gc=False):
     """What most flows do not have: kept apart, so that those that lack it pay one pointer."""
 
@@ -35,6 +68,14 @@ class Extras(Struct, array_like=True, frozen=True, gc=False):
     retention_ttl_ms: int | None = None
     max_active_ms: int | None = None
     history_max_events: int | None = None
+    group_id: str | None = None
+    """The group of its parent that it was spawned in; None for a flow that merely names one."""
+    group_seq: int = 0
+    """Tells that group from one of the same name, of a later flow with the parent's id."""
+    depth: int = 0
+    """How many ancestors it has, by groups."""
+    groups: dict[str, ChildGroup] | None = None
+    """Its own children's groups."""
 
 
 NO_EXTRAS: Final = Extras()
@@ -161,6 +202,11 @@ class Record(Struct, array_like=True, frozen=True, gc=False, tag_field="op", tag
     def max_active_ms(self) -> int | None:
         """How long after creation it may stay active."""
         return (self.extras or NO_EXTRAS).max_active_ms
+
+    @property
+    def child_groups(self) -> dict[str, ChildGroup]:
+        """The groups of children that it has spawned: group_id to its state and counters."""
+        return (self.extras or NO_EXTRAS).groups or {}
 
     @property
     def history_max_events(self) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from .errors import Refused
+from .family import Begun, Busy, Outbound
 from .queries import Cursor
 from .record import HistoryEvent, Record
 
@@ -76,7 +77,7 @@ class Heads(Struct, array_like=True, frozen=True, tag_field="op", tag=5, gc=Fals
     """When something may become due next; None = nothing in sight."""
 
 
-Reply = Done | Rejected | Events | Data | Heads
+Reply = Done | Rejected | Events | Data | Heads | Begun | Busy | Outbound
 
 
 def reject(code: str, message: str, **fields: Any) -> Rejected:

@@ -11,6 +11,7 @@ class Settings(Struct, frozen=True):
     """Set when a store is opened; not kept in the log."""
 
     shard: int = 0
+    shards: int = 1
     retention_ms: int = limits.RETENTION_MS_DEFAULT
     """How long completed and cancelled flows are kept, unless they or their policy say more."""
     failed_retention_ms: int = limits.FAILED_RETENTION_MS_DEFAULT

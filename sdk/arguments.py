@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from ..flow.errors import InvalidArgument
 from .definition import Definition
 from .dsl import state_name
 from .job import Claimed, Job
@@ -76,6 +77,20 @@ def flow_and_arguments(
     arguments = arguments_of(definition, options)
     arguments.setdefault("partition_key", flow.partition_key)
     return flow.id, arguments
+
+
+def check_own(definition: Definition, job: Claimed) -> None:
+    """Refuse a job of another workflow.
+
+    Raises:
+        InvalidArgument: naming both types.
+    """
+    if job.type != definition.type:
+        raise InvalidArgument(
+            f"{definition.name} settles flows of type {definition.type!r}; flow {job.id!r} is of "
+            f"type {job.type!r}: call the workflow that claimed it",
+            argument="job",
+        )
 
 
 def guards(claimed: Claimed) -> dict[str, Any]:

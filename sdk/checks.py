@@ -62,6 +62,15 @@ def check_bool(value: Any, argument: str) -> bool:
     raise InvalidArgument(f"{argument} is True or False; got {value!r}", argument=argument)
 
 
+def check_word(value: Any, argument: str, words: tuple[Any, ...]) -> Any:
+    """Return one of the words that are allowed."""
+    if isinstance(value, str) and value in words:
+        return words[words.index(value)]
+    raise InvalidArgument(
+        f"{argument} is one of {', '.join(map(repr, words))}; got {value!r}", argument=argument
+    )
+
+
 def check_open_state(value: Any, argument: str) -> str:
     """Return a state that a flow can be put into: neither `running` nor terminal."""
     state = check_name(value, argument)

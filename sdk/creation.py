@@ -7,26 +7,12 @@ from typing import Any, Final
 
 from ..flow.record import FlowRecord
 from .arguments import argument_of
+from .childspec import ChildSpec
 from .definition import Definition
 from .names import did_you_mean
 from .plan import Bound, Plan
 
-FLOW_FIELDS: Final = frozenset(
-    (
-        "attributes",
-        "correlation_id",
-        "history_max_events",
-        "id",
-        "max_active_ms",
-        "partition_key",
-        "payload",
-        "priority",
-        "retention_ttl_ms",
-        "run_at_ms",
-        "state",
-        "values",
-    )
-)
+FLOW_FIELDS: Final = frozenset(ChildSpec.__struct_fields__) - {"type"}
 """What describes any new flow, a child too."""
 ITEM_FIELDS: Final = FLOW_FIELDS | {"idempotent", "parent_flow_id", "root_flow_id"}
 """What one flow of several may say for itself."""

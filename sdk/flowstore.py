@@ -11,9 +11,8 @@ class FlowStore(Protocol):
     A workflow calls each with the arguments that `Store` documents, and only with those that the
     caller or a declaration gave, so a fake may name just the ones that its test needs. If the
     object has an attribute `aio` with awaitable forms of the same names, `Workflow.aio` uses
-    those; otherwise it calls the plain ones in a thread. Fan-out, signals and rewinding call
-    `flow_spawn_children`, `flow_signal` and `flow_rewind`; a store without them raises
-    AttributeError there and serves everything else.
+    those; otherwise it calls the plain ones in a thread. Signals and rewinding call `flow_signal`
+    and `flow_rewind`; a store without them raises AttributeError there and serves everything else.
     """
 
     def flow_create(self, *args: Any, **kwargs: Any) -> Any:
@@ -58,6 +57,10 @@ class FlowStore(Protocol):
 
     def flow_cancel(self, *args: Any, **kwargs: Any) -> Any:
         """End a flow from outside."""
+        ...
+
+    def flow_spawn_children(self, *args: Any, **kwargs: Any) -> Any:
+        """Create children of a flow that waits for them."""
         ...
 
     def flow_history(self, *args: Any, **kwargs: Any) -> Any:

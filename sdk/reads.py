@@ -71,7 +71,9 @@ def stuck(workflow: Bound, /, **options: Any) -> Plan[list[FlowRecord]]:
 
 def children(workflow: Bound, /, job: str | Claimed, **options: Any) -> Plan[Page]:
     """List the children of a job, in whatever partitions they live; an id does as well."""
-    return by_parent(workflow, job if isinstance(job, str) else job.id, **options)
+    if isinstance(job, str):
+        return by_parent(workflow, job, **options)
+    return by_parent(workflow, job.id, parent_partition_key=job.partition_key, **options)
 
 
 def waiting_children(workflow: Bound, /, job: str | Claimed, **options: Any) -> Plan[Page]:

@@ -10,7 +10,7 @@ from ..flow.errors import InvalidArgument
 from ..flow.limits import BACKOFF_MS_MAX
 from ..flow.policy import Backoff, Retry
 from ..flow.record import CANCELLED, COMPLETED, FAILED, FlowRecord
-from .arguments import arguments_of, guards
+from .arguments import arguments_of, check_own, guards
 from .definition import StateDefinition
 from .dsl import StateRef
 from .job import Claimed, logical_state
@@ -167,14 +167,8 @@ def _command(workflow: Bound, job: Claimed, outcome: Outcome) -> Plan[FlowRecord
 
 
 def _state_of(workflow: Bound, job: Claimed) -> StateDefinition:
-    definition = workflow.definition
-    if job.type != definition.type:
-        raise InvalidArgument(
-            f"{definition.name} settles flows of type {definition.type!r}; flow {job.id!r} is of "
-            f"type {job.type!r}: call the workflow that claimed it",
-            argument="job",
-        )
-    return definition.state(logical_state(job))
+    check_own(workflow.definition, job)
+    return workflow.definition.state(logical_state(job))
 
 
 def _settle(

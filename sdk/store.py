@@ -17,11 +17,11 @@ from ..flow.queries import Stats, is_query
 from .codecs import Codec
 from .requests.ask import Ask, read_data
 from .requests.claiming import Claiming
-from .requests.creating import Creating
 from .requests.moving import Moving
 from .requests.policing import Policing
 from .requests.reading import Reading
 from .requests.settling import Settling
+from .requests.spawning import Spawning
 from .requests.valuing import Valuing
 
 P = ParamSpec("P")
@@ -48,7 +48,7 @@ class Port(Protocol):
         ...
 
 
-class Builders(Creating, Settling, Moving, Claiming, Reading, Policing, Valuing):
+class Builders(Spawning, Settling, Moving, Claiming, Reading, Policing, Valuing):
     """All `flow_*` commands, as values."""
 
     def __init__(self, codec: Codec | None, max_value_bytes: int, now_ms: Callable[[], int]):
@@ -100,6 +100,8 @@ class Submit:
     flow_claim_due = _submitting(Builders.flow_claim_due)
     flow_reclaim = _submitting(Builders.flow_reclaim)
     flow_extend_lease = _submitting(Builders.flow_extend_lease)
+    flow_release = _submitting(Builders.flow_release)
+    flow_release_many = _submitting(Builders.flow_release_many)
     flow_complete = _submitting(Builders.flow_complete)
     flow_complete_many = _submitting(Builders.flow_complete_many)
     flow_fail = _submitting(Builders.flow_fail)
@@ -111,6 +113,7 @@ class Submit:
     flow_step_continue = _submitting(Builders.flow_step_continue)
     flow_cancel = _submitting(Builders.flow_cancel)
     flow_cancel_many = _submitting(Builders.flow_cancel_many)
+    flow_spawn_children = _submitting(Builders.flow_spawn_children)
     flow_history = _submitting(Builders.flow_history)
     flow_list = _submitting(Builders.flow_list)
     flow_by_parent = _submitting(Builders.flow_by_parent)
@@ -138,6 +141,8 @@ class Aio:
     flow_claim_due = _awaiting(Builders.flow_claim_due)
     flow_reclaim = _awaiting(Builders.flow_reclaim)
     flow_extend_lease = _awaiting(Builders.flow_extend_lease)
+    flow_release = _awaiting(Builders.flow_release)
+    flow_release_many = _awaiting(Builders.flow_release_many)
     flow_complete = _awaiting(Builders.flow_complete)
     flow_complete_many = _awaiting(Builders.flow_complete_many)
     flow_fail = _awaiting(Builders.flow_fail)
@@ -149,6 +154,7 @@ class Aio:
     flow_step_continue = _awaiting(Builders.flow_step_continue)
     flow_cancel = _awaiting(Builders.flow_cancel)
     flow_cancel_many = _awaiting(Builders.flow_cancel_many)
+    flow_spawn_children = _awaiting(Builders.flow_spawn_children)
     flow_history = _awaiting(Builders.flow_history)
     flow_list = _awaiting(Builders.flow_list)
     flow_by_parent = _awaiting(Builders.flow_by_parent)
@@ -198,6 +204,8 @@ class Store:
     flow_claim_due = _waiting(Builders.flow_claim_due)
     flow_reclaim = _waiting(Builders.flow_reclaim)
     flow_extend_lease = _waiting(Builders.flow_extend_lease)
+    flow_release = _waiting(Builders.flow_release)
+    flow_release_many = _waiting(Builders.flow_release_many)
     flow_complete = _waiting(Builders.flow_complete)
     flow_complete_many = _waiting(Builders.flow_complete_many)
     flow_fail = _waiting(Builders.flow_fail)
@@ -209,6 +217,7 @@ class Store:
     flow_step_continue = _waiting(Builders.flow_step_continue)
     flow_cancel = _waiting(Builders.flow_cancel)
     flow_cancel_many = _waiting(Builders.flow_cancel_many)
+    flow_spawn_children = _waiting(Builders.flow_spawn_children)
     flow_history = _waiting(Builders.flow_history)
     flow_list = _waiting(Builders.flow_list)
     flow_by_parent = _waiting(Builders.flow_by_parent)

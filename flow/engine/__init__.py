@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..log.recover import begin
 from .engine import Answer, Engine, Request
 
-__all__ = ["Answer", "Engine", "Request"]
+__all__ = ["Answer", "Engine", "Request", "begin"]

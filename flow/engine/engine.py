@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .. import commands, queries
+from .. import commands, family, queries
 from ..codec import decode_entry
 from ..errors import CorruptLog
-from ..events import Dropped, PolicyStored, ValueStored
+from ..events import FAMILY_FACTS, Delivered, Dropped, ValueStored
 from ..host import Entropy, Files
 from ..index.timequeue import head
-from ..limits import FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
+from ..limits import COLLECT_POSTS_MAX, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
 from ..log.position import Position, pack
 from ..log.recover import recover, refuse_missing
 from ..log.values import Values
 from ..machine import claim, policies, reads
+from ..machine.cascade import follow
 from ..machine.decide import TABLE, Decide
 from ..machine.state import ShardState
 from ..machine.turn import Turn
@@ -32,7 +33,7 @@ from .hydrate import Hydrator
 from .stats import check_invariants
 from .writer import Writer, trim
 
-Request = commands.AnyCommand | queries.AnyQuery
+Request = commands.AnyCommand | family.AnyFamilyCommand | queries.AnyQuery
 
 
 class Answer(NamedTuple):
@@ -77,6 +78,10 @@ class Engine:
         self.cut_bytes = recovered.cut_bytes
         self.commands = 0
         self._writer: Writer | None = None
+        self._must_sync = False
+        """Whether this batch holds what other shards rely on."""
+        self._delivered: dict[int, int] = {}
+        """Acknowledgements that the log does not have yet: they go with the next frame."""
         self.touched: set[str] | None = None
         """When set: collects the types of the flows that were written."""
 
@@ -97,7 +102,9 @@ class Engine:
                 answers.append(self._command(decide, request, at_ms, order_us))
         self.commands += len(requests)
         if not self._writer.is_empty:
-            self._writer.commit(sync=self._sync)
+            self._note_delivered(self._writer)
+            self._writer.commit(sync=self._sync or self._must_sync)
+            self._must_sync = False
         elif self._sync:
             self.log.sync()
         self._writer = None
@@ -107,6 +114,8 @@ class Engine:
         """Decide, evolve, and stage for the batch's frame."""
         turn = self.state.turn(now_ms, self._entropy, order_us)
         reply = decide(self.state, request, turn)
+        if turn.puts:
+            follow(self.state, turn)
         span = None
         writer = self._writer
         assert writer is not None
@@ -119,6 +128,9 @@ class Engine:
             if self.touched is not None:
                 self.touched.update(record.type for _, record in turn.puts)
             span = writer.add(turn)
+            self._must_sync = self._must_sync or any(
+                isinstance(fact, FAMILY_FACTS) for fact in turn.facts
+            )
             if not _is_all(reply, turn):
                 span = None
         if isinstance(request, commands.ClaimDue) and isinstance(reply, Done):
@@ -162,8 +174,38 @@ class Engine:
         """Put on disk what relaxed durability has left unsynced."""
         self.log.sync()
 
+    def _note_delivered(self, writer: Writer) -> None:
+        for dest, number in self._delivered.items():
+            writer.add_fact(Delivered(dest, number))
+        self._delivered.clear()
+
+    def collect(self, query: family.Collect, now_ms: int) -> family.Outbound | None:
+        """Return what the courier is to do for this shard; None while there is nothing.
+
+        What it says is applied elsewhere is forgotten here.
+        """
+        families = self.state.families
+        for dest, number in enumerate(query.acked):
+            if number and families.outbox.clear(dest, number):
+                self._delivered[dest] = number
+        posts = families.outbox.after(dict(enumerate(query.taken)), COLLECT_POSTS_MAX)
+        asks = families.to_ask(now_ms)
+        return family.Outbound(posts, asks) if posts or asks else None
+
+    def next_ask_ms(self) -> int | None:
+        """Return when `collect` has an outcome to ask for next."""
+        return self.state.families.next_ask_ms()
+
+    def next_spawn_expiry_ms(self) -> int | None:
+        """Return when the oldest fan-out that is not decided has had its time."""
+        return self.state.families.next_expiry_ms()
+
     def close(self) -> None:
         """Sync and close the log, and give the directory back."""
+        if self._delivered:
+            writer = Writer(self.log, self.values)
+            self._note_delivered(writer)
+            writer.commit(sync=False)
         self.log.close()
         self._files.unlock()
 
@@ -204,9 +246,10 @@ class Engine:
         elif isinstance(entry, Dropped):
             self.state.unload(entry)
             self.values.drop(entry.values)
+        elif isinstance(entry, Delivered):
+            self.state.families.outbox.clear(entry.dest, entry.number)
         else:
-            assert isinstance(entry, PolicyStored)
-            self.state.policies.store(entry)
+            self.state.note(entry, ask_at_ms=0)
 
 
 def _is_all(reply: Reply, turn: Turn) -> bool:

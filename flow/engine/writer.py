@@ -5,7 +5,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from ..codec import encoder
-from ..events import PolicyStored, ValueStored
+from ..events import Delivered, ValueStored
 from ..index.table import Slot
 from ..limits import HISTORY_EVENTS_DEFAULT
 from ..log.log import Log
@@ -46,9 +46,12 @@ class Writer:
         self._add_records(turn)
         end = len(self.frame)
         for fact in turn.facts:
-            assert isinstance(fact, PolicyStored), "drops are staged as drops"
             self._entry(fact)
         return start, end
+
+    def add_fact(self, fact: Delivered) -> None:
+        """Pack a fact that no command staged."""
+        self._entry(fact)
 
     def _add_records(self, turn: Turn) -> None:
         # The hot loop of a shard: once per record written.

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ..commands import Create, NewFlow, StartAndClaim
 from ..errors import Refused
 from ..index.table import Slot
-from ..limits import INTEGER_MAX
+from ..limits import INTEGER_MAX, RESERVED_RETRY_MS
 from ..record import RUNNING, Extras, Record
 from ..replies import Done, Outcome, Reply
 from .guard import decide_items, refuse
@@ -37,15 +37,32 @@ def create(state: ShardState, command: Create, turn: Turn) -> Reply:
     )
 
 
-def create_item(state: ShardState, item: NewFlow, turn: Turn) -> Outcome:
-    """Create one flow, or find its equal."""
+def create_item(state: ShardState, item: NewFlow, turn: Turn, txn: str | None = None) -> Outcome:
+    """Create one flow, or find its equal. `txn`: the transaction that may have reserved its id."""
     digest = _digest(item)
+    if state.families.reserved and (reserved := refuse_reserved(state, item, txn)) is not None:
+        return reserved
     slot = state.table.get(item.partition_key, item.id)
     if slot is not None:
         taken = _taken(state, slot, item, digest, turn)
         if taken is not None:
             return taken
     return turn.put(Slot(), new_record(item, digest, _max_active_ms(state, item), turn))
+
+
+def refuse_reserved(state: ShardState, item: NewFlow, txn: str | None = None) -> Refused | None:
+    """Refuse an id that a fan-out has reserved whose outcome is not known yet."""
+    holder = state.families.reserved.get((item.partition_key, item.id))
+    if holder is None or holder == txn:
+        return None
+    fields = {"flow_id": item.id, "partition_key": item.partition_key}
+    if item.idempotent:
+        # Whether an equal flow will be there is not known yet.
+        why = {"reason": "reserved", "retry_after_ms": RESERVED_RETRY_MS}
+        message = f"{item.id!r} is being created by a fan-out; try again in a moment"
+        return Refused("overloaded", message, {**fields, **why})
+    message = f"{item.id!r} is reserved by a fan-out that is under way; use another id"
+    return Refused("flow_already_exists", message, fields)
 
 
 def _taken(

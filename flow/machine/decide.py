@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .. import commands
+from .. import commands, family
 from ..replies import Reply
-from . import claim, create, expiry, lease, move, policies, retry, settle, values
+from . import claim, create, expiry, lease, move, policies, posts, retry, settle, spawn, values
 from .state import ShardState
 from .turn import Turn
 
@@ -33,10 +33,19 @@ TABLE: dict[type, Decide] = {
     commands.Transition: move.transition,
     commands.StepContinue: move.step_continue,
     commands.ExtendLease: lease.extend_lease,
+    commands.Release: lease.release,
     commands.ValuePut: values.value_put,
     commands.SharedValuePut: values.shared_value_put,
     commands.PolicySet: _policy_set,
     commands.PolicyAdopt: _policy_adopt,
     commands.RetentionCleanup: expiry.retention_cleanup,
     commands.Sweep: expiry.sweep,
+    family.SpawnBegin: spawn.spawn_begin,
+    family.SpawnDecide: spawn.spawn_decide,
+    family.SpawnEnd: spawn.spawn_end,
+    family.AskOutcome: spawn.ask_outcome,
+    family.Prepare: spawn.prepare,
+    family.Commit: spawn.commit,
+    family.Abort: spawn.abort,
+    family.Deliver: posts.deliver,
 }

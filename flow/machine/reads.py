@@ -57,10 +57,17 @@ def lineage(state: ShardState, query: Lineage, now_ms: int) -> Reply:
         and (query.partition_key is None or record.partition_key == query.partition_key)
         and _in_states(record, query.states)
         and (query.terminal is None or record.is_terminal == query.terminal)
+        and (not query.of_partition or _is_of(record, query.parent_partition_key))
         and (query.after is None or cursor_of(record) > query.after)
     ]
     wanted.sort(key=cursor_of)
     return _page(iter(wanted), query.count)
+
+
+def _is_of(record: Record, parent_partition_key: str | None) -> bool:
+    """Whether a child can be of the parent in this partition; one that was not spawned can."""
+    extras = record.extras or NO_EXTRAS
+    return extras.group_id is None or extras.parent_partition_key == parent_partition_key
 
 
 def _is_root(slot: Slot) -> bool:

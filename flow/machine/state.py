@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .. import limits
-from ..events import Dropped, PolicyStored
+from ..events import Dropped, Fact, PolicyStored, Posted, Prepared, Received, Unprepared
 from ..host import Entropy
 from ..index.deadlines import Deadlines
 from ..index.due import DueIndex
+from ..index.families import Families
 from ..index.lineage import LineageIndex
 from ..index.listing import Listing
 from ..index.table import FlowTable, Slot
@@ -32,6 +33,7 @@ class ShardState:
         self.listing = Listing()
         self.policies = Policies()
         self.deadlines = Deadlines()
+        self.families = Families()
         self.expiry = TimeQueue()
         """Ended flows by the time of their removal."""
         self.waiting: Counter[tuple[str, str]] = Counter()
@@ -80,12 +82,28 @@ class ShardState:
         for slot, record in turn.puts:
             self.put(slot, record)
         for fact in turn.facts:
-            if isinstance(fact, PolicyStored):
-                self.policies.store(fact)
-            else:
-                self.drop(fact)
+            self.note(fact)
+        for txn in turn.ends:
+            self.families.end(txn)
+        for undecided in turn.begins:
+            self.families.begin(undecided)
         self.last_order = turn.last_order
         self.next_value = turn.next_value
+
+    def note(self, fact: Fact, ask_at_ms: int | None = None) -> None:
+        """Take in a fact, fresh or from the log."""
+        families = self.families
+        if isinstance(fact, PolicyStored):
+            self.policies.store(fact)
+        elif isinstance(fact, Posted):
+            families.outbox.add(fact.dest, fact.number, fact.post)
+        elif isinstance(fact, Received):
+            families.seen[fact.source] = fact.number
+        elif isinstance(fact, Prepared):
+            families.prepare(fact, ask_at_ms)
+        else:
+            assert isinstance(fact, Unprepared)
+            families.settle(fact.txn)
 
     def put(self, slot: Slot, record: Record) -> None:
         """Replace a slot's record and keep every index true."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from ..events import Dropped, Fact
+from ..events import Dropped, Fact, Posted
+from ..family import Post
 from ..host import Entropy
+from ..index.families import Undecided
+from ..index.outbox import Outbox
 from ..index.table import Slot
 from ..record import Record
 
@@ -13,15 +16,19 @@ _TOKEN_BYTES = 12
 class Turn:
     """Collects what a decision wants written. Nothing is changed until `evolve` takes it.
 
-    Order in the log and in `evolve`: drops, values, puts, facts. A slot is put at most once.
+    Order in the log and in `evolve`: drops, values, puts, facts. A slot that is put more than
+    once is at each version for a moment.
     """
 
     __slots__ = (
         "_entropy",
         "_order",
+        "_posted",
         "_shard",
         "_value",
+        "begins",
         "drops",
+        "ends",
         "facts",
         "now_ms",
         "puts",
@@ -36,6 +43,10 @@ class Turn:
         self.values: list[tuple[int, bytes]] = []
         self.puts: list[tuple[Slot, Record]] = []
         self.facts: list[Fact] = []
+        self.begins: list[Undecided] = []
+        """Transactions to remember; not logged, likewise those to forget."""
+        self.ends: list[str] = []
+        self._posted: dict[int, int] = {}
         self._entropy = entropy
         self._order = order
         self._value = next_value
@@ -52,6 +63,11 @@ class Turn:
         self._value += 1
         self.values.append((number, data))
         return number
+
+    def post(self, outbox: Outbox, dest: int, post: Post) -> None:
+        """Stage a post to a shard."""
+        number = self._posted[dest] = self._posted.get(dest, outbox.last(dest)) + 1
+        self.facts.append(Posted(dest, number, post))
 
     def order(self) -> int:
         """Return the next number in the order in which flows enter states on this shard."""
@@ -75,8 +91,10 @@ class Turn:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be written."""
-        return not (self.puts or self.drops or self.values or self.facts)
+        """Whether nothing is to be written, or remembered."""
+        return not (
+            self.puts or self.drops or self.values or self.facts or self.begins or self.ends
+        )
 
     @property
     def last_order(self) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from ...flow import queries
 from ...flow.commands import Hydration
@@ -178,11 +180,25 @@ class Reading(Requests):
         include_cold: bool = True,
         after: str | None = None,
         now_ms: Instant | None = None,
+        parent_partition_key: str | UnsetType | None = UNSET,
     ) -> Ask[Page]:
-        """List the children of a flow by (updated_at_ms, id); `partition_key` is the children's."""
-        return self._lineage(
+        """List the children of a flow by (updated_at_ms, id); `partition_key` is the children's.
+
+        Parents in several partitions may have one id: `parent_partition_key`, which may be None,
+        tells which one's spawned children are meant.
+        """
+        ask = self._lineage(
             "parent", id, partition_key, count, state, terminal, include_cold, after, now_ms
         )
+        if parent_partition_key is not UNSET:
+            ask.request = replace(
+                ask.request,
+                of_partition=True,
+                parent_partition_key=check_name_or_none(
+                    parent_partition_key, "parent_partition_key"
+                ),
+            )
+        return ask
 
     def flow_by_root(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...flow import commands
-from ...flow.commands import Ending, Extension, Retrying
+from ...flow.commands import Ending, Extension, Releasing, Retrying
 from ...flow.limits import LEASE_MS_DEFAULT
 from ...flow.policy import Retry, patch_of
 from ..checks import (
@@ -23,7 +23,7 @@ from .creating import Duration, Instant, check_lease
 
 
 class Settling(Requests):
-    """complete, fail, cancel, retry and extend_lease, one by one and many at once."""
+    """complete, fail, cancel, retry, extend_lease and release, one by one and many at once."""
 
     def _complete(
         self,
@@ -267,6 +267,52 @@ class Settling(Requests):
         return item, now_ms
 
     flow_extend_lease = single(_extend_lease, commands.ExtendLease)
+
+    def _release(
+        self,
+        id: str,
+        lease_token: str | None,
+        *,
+        fencing_token: int,
+        run_at_ms: Instant | None = None,
+        partition_key: str | None = None,
+        now_ms: Instant | None = None,
+    ) -> Draft[Releasing]:
+        """Give a claimed flow back to its state, as if it had not been claimed.
+
+        Neither an attempt nor a reclaim is charged, and its turn comes first again, unless
+        `run_at_ms` says when. Repeated with the same tokens, it returns the record.
+
+        Raises:
+            StaleLease: the tokens are not those of the current lease.
+            FlowNotFound: there is no such flow.
+        """
+        item = Releasing(
+            check_name(id, "id"),
+            check_name_or_none(partition_key, "partition_key"),
+            check_name(lease_token, "lease_token"),
+            check_int(fencing_token, "fencing_token"),
+            None if run_at_ms is None else instant_ms(run_at_ms, "run_at_ms"),
+        )
+        return item, now_ms
+
+    flow_release = single(_release, commands.Release)
+
+    def flow_release_many(
+        self,
+        /,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        independent: bool = False,
+        now_ms: Instant | None = None,
+        **defaults: Any,
+    ) -> Ask[list[Any]]:
+        """Give up to 1,000 claimed flows back; items are dicts of `flow_release`'s arguments.
+
+        Raises:
+            BatchError: some shard's group was refused.
+        """
+        return batch(self._release, items, defaults, commands.Release, independent, now_ms)
 
     def _ending(
         self,

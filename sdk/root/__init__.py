@@ -35,8 +35,8 @@ from shardflow.flow.errors import (
 )
 from shardflow.flow.limits import NEVER
 from shardflow.flow.policy import Backoff, Retry
-from shardflow.flow.record import FlowRecord, HistoryEvent
-from shardflow.sdk.children import ChildSpec
+from shardflow.flow.record import ChildGroup, FlowRecord, HistoryEvent
+from shardflow.sdk.childspec import ChildSpec
 from shardflow.sdk.codecs import Codec
 from shardflow.sdk.dsl import State, complete, fail, retry_or, state
 from shardflow.sdk.flowstore import FlowStore
@@ -59,6 +59,7 @@ __all__ = [
     "Backoff",
     "BatchAborted",
     "BatchError",
+    "ChildGroup",
     "ChildGroupConflict",
     "ChildSpec",
     "Codec",

@@ -17,6 +17,7 @@ HELD: dict[str, Callable[..., Any]] = {
     "fail": lambda flows, job, **o: flows.fail(job, **o),
     "retry": lambda flows, job, **o: flows.retry(job, **o),
     "extend": lambda flows, job, **o: flows.extend(job, **o),
+    "release": lambda flows, job, **o: flows.release(job, **o),
     "step": lambda flows, job, **o: flows.step(job, "next", **o),
     "move": lambda flows, job, **o: flows.move(job, "next", **o),
 }

@@ -25,6 +25,9 @@ ON_ONE_FLOW: dict[str, Call] = {
         i, "t", "a", "b", lease_ms=1_000, **FENCED, **o
     ),
     "flow_cancel": lambda s, i, t, **o: s.flow_cancel(i, **o),
+    "flow_spawn_children": lambda s, i, t, **o: s.flow_spawn_children(
+        i, [{"id": f"{i}-child", "type": t}], success="a", failure="b", **o
+    ),
     "flow_value_put": lambda s, i, t, **o: s.flow_value_put(1, id=i, name="n", **o),
 }
 """The writes that need an existing flow."""

@@ -176,6 +176,9 @@ class Flows:
     def extend(self, job: sf.FlowRecord, **options: Any) -> sf.FlowRecord:
         return self._held(self.store.flow_extend_lease, job, options)
 
+    def release(self, job: sf.FlowRecord, **options: Any) -> sf.FlowRecord:
+        return self._held(self.store.flow_release, job, options)
+
     def step(self, job: sf.FlowRecord, to_state: str, **options: Any) -> sf.FlowRecord:
         options.setdefault("lease_ms", 30_000)
         from_state = options.pop("from_state", job.logical_state)

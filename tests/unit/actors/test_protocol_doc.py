@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from shardflow.actors import wire
 from shardflow.flow.commands import AnyCommand
+from shardflow.flow.family import AnyFamilyCommand, Collect
 from shardflow.flow.queries import AnyQuery
 from shardflow.flow.replies import Reply
 
@@ -20,7 +21,12 @@ def tags(union: Any) -> set[tuple[int, str]]:
 
 def test_every_tag_is_in_its_table() -> None:
     text = DOC.read_text()
-    for title, union in (("command", AnyCommand), ("query", AnyQuery), ("reply", Reply)):
+    for title, union in (
+        ("command", AnyCommand),
+        ("query", AnyQuery),
+        ("family", AnyFamilyCommand | Collect),
+        ("reply", Reply),
+    ):
         found = re.search(rf"^\| tag \| {title} \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
         assert found is not None, title
         rows = [re.findall(r"\w+", line) for line in found[1].splitlines()]

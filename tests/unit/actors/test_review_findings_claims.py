@@ -87,6 +87,20 @@ def test_a_claim_that_is_beaten_for_ever_comes_back_empty_after_a_while() -> Non
     assert 2 <= sum(isinstance(asked, Probe) for asked in links[0].asked) < 100
 
 
+def test_a_claim_that_is_given_up_asks_no_further_shard() -> None:
+    def found(request: Any) -> Any:
+        if isinstance(request, ClaimDue):
+            claim.give_up()
+        return Heads([(0, 1, 1)], [], None) if isinstance(request, Probe) else Done([])
+
+    links = [ScriptedLink(shard, found) for shard in range(3)]
+    answers = Answers()
+    claim = Claim(links, a_claim(MANY), None, answers)
+    claim.start()
+    assert answers.only == Done([])
+    assert sum(isinstance(asked, ClaimDue) for link in links for asked in link.asked) == 1
+
+
 def test_two_claims_that_race_for_one_head_both_get_a_flow() -> None:
     ids = [_id_on(0, "first"), _id_on(1, "b"), _id_on(1, "c"), _id_on(1, "d")]
     with memory_store(shards=2) as store:

@@ -12,11 +12,20 @@ import msgspec
 from shardflow.flow import codec
 from shardflow.flow.commands import Create, NewFlow
 from shardflow.flow.engine import Engine
-from shardflow.flow.events import Dropped, PolicyStored, ValueStored
+from shardflow.flow.events import (
+    Delivered,
+    Dropped,
+    PolicyStored,
+    Posted,
+    Prepared,
+    Received,
+    Unprepared,
+    ValueStored,
+)
 from shardflow.flow.log.frame import HEADER_BYTES, entry_lengths, read_header
 from shardflow.flow.log.recover import segment_name
 from shardflow.flow.memory import MemoryFiles
-from shardflow.flow.record import Extras, NamedValue, Record
+from shardflow.flow.record import ChildGroup, Extras, NamedValue, Record
 from shardflow.flow.settings import Settings
 
 DOC = Path(__file__).resolve().parents[3] / "docs" / "log-format.md"
@@ -163,6 +172,12 @@ def test_every_field_of_every_entry_is_in_its_table() -> None:
         ("Value", ValueStored),
         ("Policy", PolicyStored),
         ("Dropped", Dropped),
+        ("Child group", ChildGroup),
+        ("Prepared", Prepared),
+        ("Unprepared", Unprepared),
+        ("Posted", Posted),
+        ("Received", Received),
+        ("Delivered", Delivered),
     ):
         named = [row[1].strip("`") for row in rows(section(title))]
         fields = list(kind.__struct_fields__)
