@@ -123,7 +123,7 @@ class Crossing:
             return self._abort(_given_up(), [])
         return self._send(
             {
-                shard: Prepare(reply.txn, self.home, reply.kin, group)
+                shard: Prepare(reply.txn, self.home, reply.kin, group, self._now_ms)
                 for shard, group in self._groups.items()
             },
             self._prepared,
@@ -148,7 +148,7 @@ class Crossing:
         refused = _refused_in(reply)
         if refused is None:
             # A shard that does not hear this is told by the courier: the decision is a post too.
-            commits = {shard: Commit(self._must_txn, self._now_ms) for shard in self._groups}
+            commits = {shard: Commit(self._must_txn) for shard in self._groups}
             return self._send(commits, lambda _: self._finish(reply))
         if refused.code == _UNKNOWN:
             # Neither commit nor abort would be safe; the shards find out from the coordinator.

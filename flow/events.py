@@ -44,6 +44,7 @@ class Prepared(Struct, array_like=True, frozen=True, tag_field="op", tag=5, gc=F
     kin: Kin
     children: list[NewFlow]
     at_ms: int
+    created_ms: int | None = None
 
 
 class Unprepared(Struct, array_like=True, frozen=True, tag_field="op", tag=6, gc=False):

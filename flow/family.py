@@ -93,6 +93,8 @@ class Prepare(Struct, array_like=True, frozen=True, tag_field="op", tag=18, gc=F
     """The parent's shard: to be asked if nothing is heard."""
     kin: Kin
     children: list[NewFlow]
+    created_ms: int | None = None
+    """The time that the children are given as theirs; None = that of their commit."""
     now_ms: int | None = None
 
 

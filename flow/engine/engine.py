@@ -196,10 +196,6 @@ class Engine:
         """Return when `collect` has an outcome to ask for next."""
         return self.state.families.next_ask_ms()
 
-    def next_spawn_expiry_ms(self) -> int | None:
-        """Return when the oldest fan-out that is not decided has had its time."""
-        return self.state.families.next_expiry_ms()
-
     def close(self) -> None:
         """Sync and close the log, and give the directory back."""
         if self._delivered:

@@ -85,9 +85,3 @@ class Families:
         undecided = self.undecided.pop(txn, None)
         if undecided is not None:
             del self.spawning[undecided.parent]
-
-    def next_expiry_ms(self) -> int | None:
-        """Return when the oldest undecided transaction has had its time."""
-        begun = (undecided.begun_ms for undecided in self.undecided.values())
-        first_ms = min(begun, default=None)
-        return None if first_ms is None else first_ms + SPAWN_MS_MAX

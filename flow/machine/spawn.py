@@ -138,7 +138,14 @@ def prepare(state: ShardState, command: Prepare, turn: Turn) -> Reply:
             return Rejected(taken)
         ids.add(key)
     turn.facts.append(
-        Prepared(command.txn, command.coordinator, command.kin, command.children, turn.now_ms)
+        Prepared(
+            command.txn,
+            command.coordinator,
+            command.kin,
+            command.children,
+            turn.now_ms,
+            command.created_ms,
+        )
     )
     return Data(True)
 
@@ -162,7 +169,7 @@ def commit_prepared(state: ShardState, txn: str, turn: Turn) -> bool:
     if prepared is None or Unprepared(txn) in turn.facts:
         return False
     for child in prepared.children:
-        made = _create_child(state, child, prepared.kin, turn, txn)
+        made = _create_child(state, child, prepared.kin, turn, txn, prepared.created_ms)
         assert isinstance(made, Record), "a prepared child's id is reserved"
     turn.facts.append(Unprepared(txn))
     return True
@@ -282,7 +289,12 @@ def _kin_of(parent: Record, spawn: Spawn, turn: Turn) -> Kin:
 
 
 def _create_child(
-    state: ShardState, child: NewFlow, kin: Kin, turn: Turn, txn: str | None = None
+    state: ShardState,
+    child: NewFlow,
+    kin: Kin,
+    turn: Turn,
+    txn: str | None = None,
+    at_ms: int | None = None,
 ) -> Outcome:
     named = replace(
         child,
@@ -302,7 +314,10 @@ def _create_child(
         group_seq=kin.group_seq,
         depth=kin.depth,
     )
-    return turn.put(slot, replace(record, extras=extras))
+    times = {} if at_ms is None else {"created_at_ms": at_ms, "updated_at_ms": at_ms}
+    if at_ms is not None and child.run_at_ms is None:
+        times["next_run_at_ms"] = at_ms
+    return turn.put(slot, replace(record, extras=extras, **times))
 
 
 def _refuse_taken(state: ShardState, child: NewFlow, turn: Turn) -> Refused | None:

@@ -13,22 +13,33 @@ from hypothesis import strategies as st
 from shardflow.actors import courier as module
 from shardflow.actors.courier import Courier
 from shardflow.actors.errands import Errand
-from shardflow.flow.family import Abort, AskOutcome, Collect, Commit, Committed, Deliver, Outbound
+from shardflow.flow.family import (
+    Abort,
+    AskOutcome,
+    Collect,
+    Commit,
+    Committed,
+    Deliver,
+    Outbound,
+    Post,
+)
 from shardflow.flow.limits import COURIER_TRIES_MAX
 from shardflow.flow.replies import Data, Rejected, reject
 
 UNKNOWN = reject("outcome_unknown", "it went away")
 GIVEN_UP = reject("shard_unavailable", "it is given up")
 CLOSED = reject("store_closed", "closed")
+MANY = 3
+"""Posts that these tests let the courier take at a time."""
 
 
 class Shard:
     """A shard, as far as the courier can tell."""
 
     def __init__(self, shards: int) -> None:
-        self.outbox: list[list[tuple[int, Committed]]] = [[] for _ in range(shards)]
+        self.outbox: list[list[tuple[int, Post]]] = [[] for _ in range(shards)]
         self.last = [0] * shards
-        self.applied: list[list[Committed]] = [[] for _ in range(shards)]
+        self.applied: list[list[Post]] = [[] for _ in range(shards)]
         """By source."""
         self.asks: list[tuple[str, int]] = []
         self.refuses: Rejected | None = None
@@ -65,7 +76,6 @@ class World:
     def __init__(self, shards: int = 2, at_once: int = 100) -> None:
         self.shards = [Shard(shards) for _ in range(shards)]
         self.at_once = at_once
-        self.limit = module.COLLECT_POSTS_MAX
         self.outcomes: dict[str, str] = {}
         self.told: list[Errand] = []
         self.refused: Counter[type] = Counter()
@@ -112,7 +122,7 @@ class World:
             return shard.refuses
         if isinstance(request, Collect):
             newest = [e for e in self.road if e.shard == errand.shard and is_collect(e)][-1]
-            found = shard.collect(request, self.limit)
+            found = shard.collect(request, MANY)
             return Outbound([], []) if found is None and newest is not errand else found
         if isinstance(request, Deliver):
             return shard.deliver(request, self.at_once)
@@ -140,8 +150,8 @@ class World:
         """Check that all has arrived, is forgotten by its sender, and that the courier waits."""
         for source, shard in enumerate(self.shards):
             for dest, other in enumerate(self.shards):
-                names = [post.txn for post in other.applied[source]]
-                assert names == [f"{dest}/{number + 1}" for number in range(shard.last[dest])]
+                posts = [Committed(f"{dest}/{n + 1}") for n in range(shard.last[dest])]
+                assert other.applied[source] == posts
             assert shard.outbox == [[] for _ in self.shards]
             assert len(self.collects(source)) == 1
         assert len(self.road) == len(self.shards)
@@ -154,7 +164,7 @@ def is_collect(errand: Errand) -> bool:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few posts be many."""
-    monkeypatch.setattr(module, "COLLECT_POSTS_MAX", 3)
+    monkeypatch.setattr(module, "COLLECT_POSTS_MAX", MANY)
 
 
 def test_posts_reach_every_shard_and_the_sender_forgets_them() -> None:
@@ -230,7 +240,7 @@ def test_a_slow_shard_keeps_neither_others_waiting_nor_the_memory_full() -> None
                 break
     assert len(world.shards[2].applied[0]) == 20
     lane = world.courier._sources[0].lanes[1]
-    assert len(lane.posts) <= 2 * module.COLLECT_POSTS_MAX
+    assert len(lane.posts) <= 2 * MANY
     world.run()
     world.check()
 

@@ -63,10 +63,9 @@ def test_what_ends_something_is_taken_by_a_link_that_is_full(
 
 def test_the_couriers_request_does_not_count_as_pending(link: ProcessLink) -> None:
     # Else no caller would ever be alone: see actors/leading.py.
-    for _ in range(3):
-        number = link.submit(Collect([], []), Answers())
+    numbers = [link.submit(Collect([], []), Answers()) for _ in range(3)]
     assert link.requests_pending == 0
     link.submit(Tick(1), Answers())
     assert link.requests_pending == 1
-    link.withdraw(number)
+    link.withdraw(numbers[-1])
     assert link.requests_pending == 1

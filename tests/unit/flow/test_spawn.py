@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shardflow.flow import family
 from shardflow.flow.commands import NewFlow
@@ -279,3 +280,16 @@ def test_more_children_than_one_turn_changes_are_cancelled_through_the_outbox(
 def _state(kin: Family, flow_id: str) -> str | None:
     record = kin.shards.get(kin.keys[0], flow_id)
     return None if record is None else record.state
+
+
+def test_children_on_other_shards_have_the_time_that_was_given(kin: Family) -> None:
+    begun = kin.shards.ask(0, family.SpawnBegin(kin.spawn))
+    for shard, later in ((1, None), (2, 5)):
+        children = [replace(kin.children[shard], run_at_ms=later)]
+        kin.shards.ask(shard, family.Prepare(begun.txn, 0, begun.kin, children, 7))
+        kin.shards.restart(shard)
+        kin.shards.ask(shard, family.Commit(begun.txn))
+        child = kin.child(shard)
+        assert child is not None
+        assert (child.created_at_ms, child.updated_at_ms) == (7, 7)
+        assert child.next_run_at_ms == (later or 7)
