@@ -9,13 +9,16 @@ wait, every shard watches; the first that has something starts the claim again.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
-from ..flow.commands import ClaimDue
+from ..flow.commands import ClaimDue, Release, Releasing
+from ..flow.keys import shard_of
 from ..flow.limits import PROBE_KEYS_MAX
 from ..flow.queries import Probe, Unwatch, Watch
 from ..flow.record import Record
@@ -36,8 +39,11 @@ class Claim:
         command: ClaimDue,
         until_ms: int | None,
         receiver: Receiver,
+        shards: int | None = None,
     ) -> None:
+        """`shards`: of the store, if the claim is over fewer."""
         self._links = links
+        self._shards = len(links) if shards is None else shards
         self._command = command
         self._until_ms = until_ms
         """On the store's clock: how long to wait for something; None = not at all."""
@@ -47,6 +53,9 @@ class Claim:
         self._probes_left = _PROBES_AGAIN_MAX
         self._waiting: _Watching | None = None
         self._is_given_up = False
+        self._since_us = time.time_ns() // 1_000
+        self._woken: tuple[Link, int] | None = None
+        """The watch that has started this round: what it found is kept for this claim."""
 
     def give_up(self) -> bool:
         """Stop waiting; True if nothing was claimed and nothing will be."""
@@ -70,7 +79,7 @@ class Claim:
 
     def _claimed_alone(self, reply: Any) -> None:
         if isinstance(reply, Rejected) or reply.outcomes or self._until_ms is None:
-            self._receiver.answer(reply)
+            self._answer(reply)
         else:
             self._watch()
 
@@ -100,7 +109,7 @@ class Claim:
             if isinstance(reply, Heads)
         ]
         if not served:
-            self._receiver.answer(replies[0])
+            self._answer(replies[0])
         elif self._command.limit <= PROBE_KEYS_MAX:
             self._claim_exactly(served)
         else:
@@ -184,9 +193,9 @@ class Claim:
         unknown = [reply for reply in refused if reply.refused.code == "outcome_unknown"]
         if not done.outcomes and (unknown or (refused and len(refused) == len(replies))):
             # "Nothing is due" would be a lie: leases may have been granted.
-            self._receiver.answer((unknown or refused)[0])
+            self._answer((unknown or refused)[0])
         elif done.outcomes or self._until_ms is None:
-            self._receiver.answer(done)
+            self._answer(done)
         else:
             self._watch()
 
@@ -203,7 +212,9 @@ class Claim:
             command.due,
             command.expired,
             self._until_ms,
+            since_us=self._since_us,
         )
+        self._release()
         with self._lock:
             if self._is_given_up:
                 return
@@ -212,19 +223,46 @@ class Claim:
         for link in self._links:
             waiting.send(link, watch)
 
-    def again(self, round_number: int) -> None:
+    def again(self, round_number: int, woken: tuple[Link, int] | None) -> None:
         """Try once more: some shard has something, now under the shard's own time."""
         with self._lock:
-            if round_number != self._round or self._is_given_up:
-                return
+            self._woken = woken
+            is_over = round_number != self._round or self._is_given_up
             self._round += 1
             self._waiting = None
+        if is_over:
+            self._release()
+            return
         self._command = replace(self._command, now_ms=None)
         self.start()
 
     def over(self, refused: Rejected | None) -> None:
         """End the wait: time is up, or no shard serves."""
-        self._receiver.answer(refused or Done([]))
+        self._answer(refused or Done([]))
+
+    def _answer(self, reply: Any) -> None:
+        """Answer; what was granted to a caller that has given up goes back at once."""
+        self._release()
+        if self._is_given_up and not isinstance(reply, Rejected):
+            for link in self._links:
+                items = [
+                    Releasing(r.id, r.partition_key, r.lease_token, r.fencing_token)
+                    for r in reply.outcomes
+                    if shard_of(r.partition_key, r.id, self._shards) == link.shard
+                ]
+                if items:
+                    link.submit(Release(items, independent=True), _NOBODY)
+        self._receiver.answer(reply)
+
+    def _release(self) -> None:
+        """Tell the shard that woke this claim that it is done: the next waiter may be woken.
+
+        The claim itself tells that shard as well; but it may have gone to others only.
+        """
+        woken, self._woken = self._woken, None
+        if woken is not None and len(self._links) > 1:
+            link, number = woken
+            link.submit(Unwatch(number), _NOBODY)
 
 
 class _Watching:
@@ -241,22 +279,27 @@ class _Watching:
         self._shards = shards
 
     def send(self, link: Link, watch: Watch) -> None:
-        number = link.submit(watch, Part(self._answered))
+        number = link.submit(watch, Part(partial(self._answered, link)))
         with self._lock:
             if not self._is_over:
                 self._asked.append((link, number))
                 return
         link.submit(Unwatch(number), _NOBODY)
 
-    def end(self) -> None:
-        """Take all watches back."""
+    def end(self, woken: Link | None = None) -> tuple[Link, int] | None:
+        """Take all watches back but the one that has found something; return that."""
+        found = None
         with self._lock:
             self._is_over = True
             asked, self._asked = self._asked, []
         for link, number in asked:
-            link.submit(Unwatch(number), _NOBODY)
+            if link is woken:
+                found = link, number
+            else:
+                link.submit(Unwatch(number), _NOBODY)
+        return found
 
-    def _answered(self, reply: Any) -> None:
+    def _answered(self, link: Link, reply: Any) -> None:
         is_found = not isinstance(reply, Rejected) and reply.data is True
         with self._lock:
             self._left -= 1
@@ -269,8 +312,7 @@ class _Watching:
             everyone = len(self._refused) == self._shards
             self._claim.over(self._refused[0] if everyone else None)
             return
-        self.end()
-        self._claim.again(self._round)
+        self._claim.again(self._round, self.end(link))
 
 
 class _Nobody:

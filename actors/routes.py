@@ -40,7 +40,7 @@ class Routes:
         future.lead = partial(lead, self._links)
         if isinstance(request, commands.ClaimDue):
             links = self._claimed_links(request)
-            claim = Claim(links, request, until_ms, future)
+            claim = Claim(links, request, until_ms, future, self._shards)
             future.lead = partial(lead, links)
             future.withdraw = claim.give_up
             claim.start()

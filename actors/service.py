@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ..flow.commands import ClaimDue
 from ..flow.engine import Answer, Engine
 from ..flow.family import Collect, Outbound
 from ..flow.host import Clock, SetClock
@@ -54,6 +55,10 @@ class Service:
             self._step([], now_ms)
         for arrival in own:
             departures += self._answer_own(arrival, now_ms)
+        if ClaimDue in kinds and self.waiters.has_promises:
+            for caller, _, request in arrivals:
+                if isinstance(request, ClaimDue):
+                    self.waiters.claimed(caller, request.type)
         return departures + self._follow(now_ms)
 
     def wake(self) -> list[Departure]:
@@ -188,7 +193,7 @@ class Service:
         return [_tell(caller, number, Data(True))]
 
     def _wake_waiters(self, now_ms: int) -> list[Departure]:
-        if not self.waiters:
+        if not self.waiters and not self.waiters.has_promises:
             return []
         woken = self.waiters.woken(self.engine, now_ms, self.engine.touched)
         return [_tell(waiter.caller, waiter.number, Data(is_due)) for waiter, is_due in woken]

@@ -118,6 +118,8 @@ LINK_OUTBOX_BYTES_MAX: Final = 256 * MIB
 CONNECTIONS_MAX: Final = 256
 WAITERS_MAX: Final = 10_000
 """Blocked claims that one shard holds."""
+PROMISE_MS: Final = 100
+"""How long a flow that has become due is kept for the blocked claim that was woken for it."""
 ANSWER_BACKLOG_BYTES_MAX: Final = 256 * MIB
 """Answers that a client has not read; past it the shard closes that connection."""
 HANDSHAKE_SECONDS_MAX: Final = 10.0

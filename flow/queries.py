@@ -146,6 +146,8 @@ class Watch(Struct, array_like=True, frozen=True, tag_field="op", tag=110, gc=Fa
     until_ms: Until
     """On the shard's clock."""
     now_ms: Natural | None = None
+    since_us: Natural = 0
+    """When its claim began to wait: the oldest is woken first. In microseconds, of real time."""
 
 
 class Unwatch(Struct, array_like=True, frozen=True, tag_field="op", tag=111, gc=False):

@@ -162,6 +162,10 @@ class Engine:
         """Return when a claim with this filter first finds something; None = nothing in sight."""
         return claim.next_at_ms(self.state, watch)
 
+    def count_due(self, watch: queries.Watch, upto: int, now_ms: int) -> int:
+        """Return how many flows a claim with this filter would find now, counted up to a bound."""
+        return claim.count(self.state, watch, upto, now_ms)
+
     def next_sweep_ms(self) -> int | None:
         """Return when the next flow has to be ended or removed."""
         entry = head((self.state.expiry, None))

@@ -192,12 +192,15 @@ class Cascade:
     # ---- the turn ----
 
     def _open_children(self, post: CancelChildren) -> Iterator[tuple[Slot, Record]]:
-        members = self._state.lineage.members("parent", post.parent_flow_id)
-        for slot in list(members):
+        members = list(self._state.lineage.members("parent", post.parent_flow_id))
+        # Committed by an earlier post of the same Deliver: no index has them yet.
+        fresh = [slot for slot, record in self._turn.puts if slot.record is None]
+        for slot in members + fresh:
             child = self._current(slot)
             extras = child.extras or NO_EXTRAS
             if (
-                extras.group_seq == post.group_seq
+                extras.parent_flow_id == post.parent_flow_id
+                and extras.group_seq == post.group_seq
                 and extras.group_id == post.group_id
                 and extras.parent_partition_key == post.parent_partition_key
                 and child.state not in TERMINAL_STATES

@@ -136,6 +136,15 @@ def _sort_key(entry: Entry) -> tuple[int, int, int]:
     return -record.priority, entry[0], entry[1]
 
 
+def count(state: ShardState, watch: Watch, upto: int, now_ms: int) -> int:
+    """Return how many flows a claim would find, counted up to a bound."""
+    wanted = Filter(watch.type, watch.states, watch.partition_keys, watch.priority)
+    found = len(state.due.peek_due(wanted, now_ms, upto)) if watch.due else 0
+    if watch.expired and found < upto:
+        found += len(state.due.peek_expired(wanted, now_ms, upto - found))
+    return found
+
+
 def next_at_ms(state: ShardState, query: Probe | Watch) -> int | None:
     """Return when a claim with this filter first finds something; None = nothing in sight."""
     wanted = Filter(query.type, query.states, query.partition_keys, query.priority)

@@ -12,7 +12,14 @@ import pytest
 
 import shardflow as sf
 from shardflow.testing import ManualClock
-from support.contract import Flows, Name, assert_waiting, get_while_advancing, ids
+from support.contract import (
+    SHARDS,
+    Flows,
+    Name,
+    assert_waiting,
+    get_while_advancing,
+    ids,
+)
 
 NO_DELAY = sf.Retry(max_retries=5, backoff=sf.Backoff.none())
 
@@ -261,3 +268,22 @@ def test_a_waiting_claim_is_answered_when_its_store_is_closed(open_store: Any) -
         assert future.get(timeout=5) == []
     except sf.FlowError as error:
         assert error.code in ("store_closed", "outcome_unknown")
+
+
+def test_the_claim_that_has_waited_longest_is_served_first(flows: Flows, name: Name) -> None:
+    waiting = [flows.wait(worker=f"w{number}", limit=1, block_ms=60_000) for number in range(5)]
+    for number, future in enumerate(waiting):
+        key = name.partitions(SHARDS)[number % SHARDS]
+        flows.create(number, partition_key=key)
+        (record,) = future.get(timeout=10)
+        assert record.lease_owner == f"w{number}"
+        for later in waiting[number + 1 :]:
+            assert_waiting(later)
+
+
+def test_many_flows_at_once_serve_as_many_waiting_claims(flows: Flows, name: Name) -> None:
+    waiting = [flows.wait(worker=f"w{number}", limit=1, block_ms=60_000) for number in range(20)]
+    items = [{"id": name(n), "partition_key": name.partitions(SHARDS)[n % 2]} for n in range(20)]
+    flows.store.flow_create_many(items, type=flows.type)
+    got = [future.get(timeout=10)[0].id for future in waiting]
+    assert sorted(got) == sorted(name(n) for n in range(20))
