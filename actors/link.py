@@ -13,10 +13,17 @@ from typing import Any, Protocol
 
 from ..flow.errors import FlowError, Refused, refusal
 from ..flow.family import Abort, AskOutcome, Collect, Commit, Deliver, SpawnEnd
-from ..flow.limits import LINK_OUTBOX_BYTES_MAX, LINK_REQUESTS_MAX, WIRE_FRAME_BYTES_MAX
+from ..flow.limits import (
+    LINK_CREATIONS_MAX,
+    LINK_OUTBOX_BYTES_MAX,
+    LINK_REQUESTS_MAX,
+    OVERLOAD_RETRY_MS,
+    WIRE_FRAME_BYTES_MAX,
+)
 from ..flow.queries import Unwatch, is_query
 from ..flow.replies import Rejected, reject
 from .address import bind_address
+from .admission import is_creating
 from .connection import is_own_user
 from .port import Receiver
 from .wire import (
@@ -130,12 +137,16 @@ class ProcessLink:
         if request.__class__ in _ALWAYS:
             return None
         waiting_bytes = self._outbox_bytes + self._unsent_bytes
-        if len(self._pending) >= LINK_REQUESTS_MAX or waiting_bytes > LINK_OUTBOX_BYTES_MAX:
+        bound = LINK_REQUESTS_MAX
+        if len(self._pending) >= LINK_CREATIONS_MAX and is_creating(request):
+            bound = LINK_CREATIONS_MAX
+        if len(self._pending) >= bound or waiting_bytes > LINK_OUTBOX_BYTES_MAX:
             return reject(
                 "overloaded",
                 f"{len(self._pending)} requests at shard {self.shard} wait for their answers; "
                 "wait for some of them first",
                 reason="requests in flight",
+                retry_after_ms=OVERLOAD_RETRY_MS,
             )
         return None
 

@@ -18,6 +18,7 @@ from ..flow.host import Clock, SetClock
 from ..flow.limits import RELAXED_SYNC_MS, WAITERS_MAX
 from ..flow.queries import Tick, Unwatch, Watch
 from ..flow.replies import Data, Rejected, reject
+from .admission import Admission, is_creating
 from .fanouts import NOTED, Fanouts
 from .messages import Arrival, Departure
 from .waiters import Waiter, Waiters
@@ -32,6 +33,7 @@ class Service:
     def __init__(self, engine: Engine, clock: Clock, *, relaxed: bool) -> None:
         self.engine = engine
         self.clock = clock
+        self.admission = Admission(engine.state.settings.max_rss_bytes)
         self.waiters = Waiters()
         self.fanouts = Fanouts()
         self._collect: Arrival | None = None
@@ -39,8 +41,22 @@ class Service:
         self._relaxed = relaxed
         self._sync_at_ms: int | None = None
 
-    def serve(self, arrivals: Sequence[Arrival]) -> list[Departure]:
-        """Answer a batch of requests, and whoever waited for what it changed."""
+    def serve(self, arrivals: Sequence[Arrival], waiting: int = 0) -> list[Departure]:
+        """Answer a batch of requests, and whoever waited for what it changed.
+
+        `waiting`: how many requests wait for the next batch.
+        """
+        refusal = self.admission.refusal(waiting)
+        if refusal is None:
+            return self._serve(arrivals)
+        refused = [
+            _tell(arrival.caller, arrival.number, refusal)
+            for arrival in arrivals
+            if is_creating(arrival.request)
+        ]
+        return refused + self._serve([a for a in arrivals if not is_creating(a.request)])
+
+    def _serve(self, arrivals: Sequence[Arrival]) -> list[Departure]:
         engine = self.engine
         kinds = {arrival.request.__class__ for arrival in arrivals}
         if Tick in kinds:

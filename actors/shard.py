@@ -118,7 +118,7 @@ class ShardActor(SelectorActor):
             self._waiting.popleft() for _ in range(min(len(self._waiting), INBOX_REQUESTS_MAX))
         ]
         if batch:
-            self._depart(self._service.serve(batch))
+            self._depart(self._service.serve(batch, len(self._waiting)))
         for connection in self._gone:
             self._service.forget(connection)
         if not self._waiting:

@@ -109,6 +109,17 @@ ANSWER_VALUE_BYTES_MAX: Final = 96 * MIB
 """Values that one answer brings along; further ones are left out and flagged."""
 INBOX_REQUESTS_MAX: Final = 4_096
 """Requests that one batch may gather; what is over it waits for the next batch."""
+INBOX_WAITING_MAX: Final = 16_384
+"""Requests that may wait behind a batch; while there are more, creations are refused."""
+OVERLOAD_RETRY_MS: Final = 200
+"""When to try a creation again that was refused for want of room."""
+RSS_CHECK_SECONDS: Final = 0.25
+RSS_TRIM_SECONDS: Final = 10.0
+"""How often a shard that holds too much memory tries to give some back to the system."""
+RSS_SHARE_DEFAULT: Final = 0.6
+"""Of the machine's memory: what all shards together may hold."""
+LINK_CREATIONS_MAX: Final = 32_768
+"""Unanswered requests at one shard from which on a process's further creations are refused."""
 INBOX_BYTES_MAX: Final = 64 * MIB
 """A batch stops gathering past this many bytes of requests."""
 LINK_REQUESTS_MAX: Final = 65_536
@@ -143,4 +154,5 @@ assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bit
 assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0
 assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"
 assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX
+assert LINK_CREATIONS_MAX < LINK_REQUESTS_MAX
 assert BACKOFF_BASE_MS_DEFAULT <= BACKOFF_MAX_MS_DEFAULT <= BACKOFF_MS_MAX
