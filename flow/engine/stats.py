@@ -9,6 +9,7 @@ from ..codec import decode_record
 from ..index.due import DueIndex
 from ..log.position import Position, unpack
 from ..machine.state import ShardState
+from ..record import NO_EXTRAS, Record
 
 
 def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> list[str]:
@@ -31,7 +32,45 @@ def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> li
         problems.append("the due index differs from a rebuild")
     if state.expiry.live != fresh.expiry.live:
         problems.append("the expiry queue differs from a rebuild")
+    return problems + _family_problems(state)
+
+
+def _family_problems(state: ShardState) -> list[str]:
+    """Compare groups with those of their children that are on this shard."""
+    problems: list[str] = []
+    families = state.families
+    for (partition_key, flow_id), txn in families.reserved.items():
+        if txn not in families.prepared:
+            problems.append(f"{flow_id!r} in {partition_key!r} is reserved by nobody")
+    here = [state.settings.shard]
+    own_posts = any(dest == here[0] and waiting for dest, waiting, _ in families.outbox.lanes())
+    for slot in state.table:
+        record = slot.record
+        if record is None or record.extras is None or record.extras.groups is None:
+            continue
+        for group_id, group in record.extras.groups.items():
+            if not 0 <= group.open_count <= group.total:
+                problems.append(f"group {group_id!r} of {record.id!r} counts wrongly: {group}")
+            # Elsewhere children may have ended, and their posts be on the way.
+            elif group.shards == here and not own_posts:
+                found = _open_children(state, record, group.seq)
+                if found != group.open_count:
+                    problems.append(
+                        f"group {group_id!r} of {record.id!r} has {found} open children and "
+                        f"counts {group.open_count}"
+                    )
     return problems
+
+
+def _open_children(state: ShardState, parent: Record, seq: int) -> int:
+    members = (slot.record for slot in state.lineage.members("parent", parent.id))
+    return sum(
+        child is not None
+        and not child.is_terminal
+        and (child.extras or NO_EXTRAS).group_seq == seq
+        and child.parent_partition_key == parent.partition_key
+        for child in members
+    )
 
 
 def _outline(index: DueIndex) -> set[tuple[Any, ...]]:
