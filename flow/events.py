@@ -34,6 +34,8 @@ class Dropped(Struct, array_like=True, frozen=True, tag_field="op", tag=4, gc=Fa
     id: str
     partition_key: str | None
     values: list[int]
+    first: int = 0
+    """The segment that the flow's first record was written to; 0 = not known any more."""
 
 
 class Prepared(Struct, array_like=True, frozen=True, tag_field="op", tag=5, gc=False):

@@ -73,6 +73,16 @@ OPEN_SEGMENTS_MAX: Final = 64
 FRAME_BYTES_MAX: Final = 512 * MIB
 FRAME_BYTES_SOFT_MAX: Final = 64 * MIB
 """A batch that has grown past this goes on in a further frame, under the same sync."""
+MERGE_DEAD_RATIO: Final = 0.5
+"""A file of which so much is dead is merged; so a log is at most about twice what it holds."""
+MERGE_FILES_MIN: Final = 8
+"""Neighbours that fit into one segment are merged once there are so many."""
+MERGE_FRAME_BYTES: Final = 256 * KIB
+"""A merge writes frames of about this size."""
+MERGE_SYNC_BYTES: Final = MIB
+"""A merge syncs each time after so many bytes, so that no sync takes long."""
+MERGE_MOVES: Final = 2_000
+"""Entries whose new place a merge notes in one slice."""
 VALUE_CACHE_BYTES: Final = 8 * MIB
 """Recently written values a shard keeps in memory, so that a claim soon after needs no read."""
 VALUE_CACHE_ITEM_BYTES_MAX: Final = 4 * KIB

@@ -31,6 +31,7 @@ from ..replies import Data, Done, Events, Rejected, Reply
 from ..settings import Settings
 from .hydrate import Hydrator
 from .stats import check_invariants
+from .upkeep import Upkeep
 from .writer import Writer, trim
 
 Request = commands.AnyCommand | family.AnyFamilyCommand | queries.AnyQuery
@@ -80,6 +81,8 @@ class Engine:
         self._writer: Writer | None = None
         self._must_sync = False
         """Whether this batch holds what other shards rely on."""
+        self.upkeep = Upkeep(self.log, self.state, self.values)
+        self._bury()
         self._delivered: dict[int, int] = {}
         """Acknowledgements that the log does not have yet: they go with the next frame."""
         self.touched: set[str] | None = None
@@ -125,6 +128,8 @@ class Engine:
                 writer.commit(sync=False)
                 writer = self._writer = Writer(self.log, self.values)
             self.state.evolve(turn)
+            if turn.drops:
+                self._bury()
             if self.touched is not None:
                 self.touched.update(record.type for _, record in turn.puts)
             span = writer.add(turn)
@@ -136,6 +141,12 @@ class Engine:
         if isinstance(request, commands.ClaimDue) and isinstance(reply, Done):
             reply = self.hydrator.fill(reply, request.hydration)
         return Answer(reply, span, writer.frame)
+
+    def _bury(self) -> None:
+        """Count what removed flows leave behind."""
+        buried, self.state.buried = self.state.buried, []
+        for trail in buried:
+            self.values.bury(trail)
 
     def entry(self, position: Position) -> bytes:
         """Return the bytes of an entry, be it on disk or still in the batch's frame."""
@@ -202,6 +213,7 @@ class Engine:
 
     def close(self) -> None:
         """Sync and close the log, and give the directory back."""
+        self.upkeep.close()
         if self._delivered:
             writer = Writer(self.log, self.values)
             self._note_delivered(writer)
@@ -229,6 +241,7 @@ class Engine:
 
     def abandon(self) -> None:
         """Close the files as they are: after a failure, only recovery knows what they hold."""
+        self.upkeep.close()
         self.log.abandon()
         self._files.unlock()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from zlib import crc32
 
+from msgspec.structs import replace
+
 from ..codec import encoder
 from ..events import Delivered, ValueStored
 from ..index.table import Slot
@@ -36,7 +38,7 @@ class Writer:
     def add(self, turn: Turn) -> tuple[int, int]:
         """Pack a turn; return where in the frame its records stand, one after the other."""
         for drop in turn.drops:
-            self._entry(drop)
+            self._entry(replace(drop, first=self._log.order_of(drop.first)))
             self._values.drop(drop.values)
         for number, data in turn.values:
             at, length = self._entry(ValueStored(number, crc32(data), data))
@@ -95,5 +97,6 @@ def trim(slot: Slot, record: Record, values: Values) -> None:
     """
     events = record.history_max_events or HISTORY_EVENTS_DEFAULT
     if len(slot.trail) > events * POSITION_BYTES:
+        values.bury(slot.trail[: -events * POSITION_BYTES])
         slot.trail = slot.trail[-events * POSITION_BYTES :]
         values.drop(forget_spent(slot, record.version - events + 1))

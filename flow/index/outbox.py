@@ -43,6 +43,11 @@ class Outbox:
         self._last[dest] = max(self.last(dest), upto)
         return lane is not None and len(lane) < before
 
+    def cleared(self, dest: int) -> int:
+        """Return the number of the last post that is known to be applied."""
+        lane = self._lanes.get(dest)
+        return lane[0][0] - 1 if lane else self.last(dest)
+
     def after(self, taken: dict[int, int], limit: int) -> list[tuple[int, int, Post]]:
         """Return up to `limit` posts (dest, number, post) behind those taken, lane by lane."""
         found: list[tuple[int, int, Post]] = []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import CorruptLog
 from ..host import File, Files
 from ..limits import OPEN_SEGMENTS_MAX, SEGMENT_BYTES, SEGMENT_GROW_BYTES
 from .frame import HEADER_BYTES, seal
+from .parts import Part, segment_name
 from .position import Position
-from .recover import Recovery, segment_name
+from .recover import Recovery, Span
 
 _ROOM = bytes(HEADER_BYTES)
 
@@ -22,6 +25,10 @@ class Log:
     def __init__(self, files: Files, recovered: Recovery) -> None:
         self._files = files
         self._handles: dict[int, File] = recovered.handles
+        self.spans: dict[int, Span] = recovered.spans
+        """The files that are written no more, by number, in the log's order."""
+        self._next_number = recovered.next_number
+        self._first_lsn = recovered.first_lsn
         self._segment = recovered.segment
         self._offset = recovered.offset
         self._lsn = recovered.lsn
@@ -91,6 +98,18 @@ class Log:
         self._synced_lsn = self._lsn
         self._broken = False
 
+    @property
+    def lsn(self) -> int:
+        """The newest frame."""
+        return self._lsn
+
+    def read_bytes(self, number: int, offset: int, size: int) -> bytes:
+        """Return so many bytes of a file."""
+        data = self._handle(number).pread(size, offset)
+        if len(data) != size:
+            raise self.corrupt(Position(number, offset, size), "the file ends too early")
+        return data
+
     def read(self, position: Position) -> bytes:
         """Return the bytes of one entry."""
         data = self._handle(position.segment).pread(position.length, position.offset)
@@ -100,7 +119,7 @@ class Log:
 
     def corrupt(self, position: Position, why: str) -> CorruptLog:
         """Return the error for damage met at a position."""
-        path = self._files.path_of(segment_name(position.segment))
+        path = self._files.path_of(self._name(position.segment))
         return CorruptLog(
             f"{path} is damaged at byte {position.offset}: {why}; restore it from a backup",
             path=path,
@@ -133,7 +152,7 @@ class Log:
             if len(self._handles) >= OPEN_SEGMENTS_MAX:
                 oldest = next(number for number in self._handles if number != self._segment)
                 self._handles.pop(oldest).close()
-            handle = self._handles[segment] = self._files.open(segment_name(segment))
+            handle = self._handles[segment] = self._files.open(self._name(segment))
         return handle
 
     def _rotate(self) -> None:
@@ -143,12 +162,55 @@ class Log:
         handle = self._handles[self._segment]
         handle.truncate(self._offset)
         handle.sync()
-        self._start_segment(self._segment + 1)
+        number = self._segment
+        self.spans[number] = Span(
+            Part(number, number, number),
+            self._first_lsn,
+            self._lsn,
+            self._lsn,
+            self.epoch,
+            self._offset,
+        )
+        self._start_segment(self.take_number())
         self._broken = False
+
+    def take_number(self) -> int:
+        """Return a number that no file has had."""
+        self._next_number += 1
+        return self._next_number - 1
+
+    def order_of(self, number: int) -> int:
+        """Return the first segment whose place a file has taken; of a segment, its own number."""
+        span = self.spans.get(number)
+        return number if span is None else span.part.first
+
+    def create(self, part: Part) -> File:
+        """Make a merged file, empty, for whoever fills it."""
+        return self._files.open(part.name, create=True)
+
+    def add_part(self, span: Span) -> None:
+        """Take in a merged file that is whole; it is on disk when this returns."""
+        self._files.sync_directory()
+        self.spans[span.part.number] = span
+
+    def remove_parts(self, parts: Iterable[Part]) -> None:
+        """Remove files that a merged one covers, and that nothing names any more."""
+        for part in parts:
+            del self.spans[part.number]
+            handle = self._handles.pop(part.number, None)
+            if handle is not None:
+                handle.close()
+            self._files.remove(part.name)
+        self._files.sync_directory()
+
+    def _name(self, number: int) -> str:
+        span = self.spans.get(number)
+        return segment_name(number) if span is None else span.part.name
 
     def _start_segment(self, number: int) -> None:
         self._handles[number] = self._files.open(segment_name(number), create=True)
         self._files.sync_directory()
         self._segment = number
+        self._first_lsn = self._lsn + 1
         self._offset = 0
         self._reserved = 0

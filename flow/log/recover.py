@@ -8,16 +8,15 @@ tests/unit/flow/test_recover.py cuts and flips a log at every byte.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..errors import CorruptLog
 from ..host import File, Files
 from .frame import HEADER_BYTES, MAGIC, FrameHeader, entry_lengths, read_header
-
-_SEGMENT_NAME = re.compile(r"(\d{10})\.log")
+from .parts import END, RANGE, Part, parts_in, segment_name
 
 Take = Callable[[memoryview, int, int, int], None]
 """take(entry bytes, segment, offset, length), once per entry in the order of the log."""
@@ -36,22 +35,29 @@ class Recovery:
     """Length of the torn tail that was removed; reserved zeros do not count."""
     doubtful: int = 0
     """Where in the last segment the frames begin that no later one knows to be on disk."""
+    spans: dict[int, Span] = field(default_factory=dict)
+    """The files before the last, by number, in the log's order."""
+    first_lsn: int = 1
+    """The first frame of the last segment."""
+    next_number: int = 2
+    """The number of the next file: above that of any file that there ever was."""
 
 
-def segment_name(number: int) -> str:
-    """Return the file name of a segment."""
-    return f"{number:010d}.log"
+class Span(NamedTuple):
+    """A file that is written no more, and what it covers."""
 
-
-def segment_numbers(files: Files) -> list[int]:
-    """Return the numbers of the segments that exist, ascending."""
-    found = (_SEGMENT_NAME.fullmatch(name) for name in files.names())
-    return sorted(int(match[1]) for match in found if match)
+    part: Part
+    first_lsn: int
+    last_lsn: int
+    merged_lsn: int
+    """What is dead since a frame up to this one is not in it any more."""
+    epoch: int
+    size: int
 
 
 def begin(files: Files) -> None:
     """Put an empty first segment where a log is to be."""
-    if not segment_numbers(files):
+    if not parts_in(files):
         files.open(segment_name(1), create=True).close()
         files.sync_directory()
 
@@ -62,7 +68,7 @@ def refuse_missing(files: Files) -> None:
     Raises:
         CorruptLog: no segment is there.
     """
-    if not segment_numbers(files):
+    if not parts_in(files):
         path = files.path_of(segment_name(1))
         raise CorruptLog(
             f"the log at {path} is missing, with all that it held; restore it from a backup",
@@ -88,11 +94,17 @@ def recover(files: Files, take: Take) -> Recovery:
 
 
 def _recover(files: Files, take: Take, result: Recovery) -> None:
-    numbers = segment_numbers(files)
+    found = parts_in(files)
+    parts, obsolete = _without_covered(files, found)
     bad: _Bad | None = None
-    for number in numbers:
-        handle = result.handles[number] = files.open(segment_name(number))
+    for part in parts:
+        number = part.number
+        handle = result.handles[number] = files.open(part.name)
         data = memoryview(handle.pread(handle.size(), 0))
+        if part.is_merged:
+            _read_merged(files, part, data, result, take)
+            bad = None
+            continue
         if bad is not None and bad.is_followed_by(data):
             bad = None
         elif bad is not None:
@@ -101,8 +113,12 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
             _refuse_if_vouched(files, bad, data, 0)
         if bad is not None:
             continue
+        first_lsn = result.lsn + 1
         result.segment = number
         result.offset = _read_segment(files, number, data, result, take)
+        result.spans[number] = Span(
+            part, first_lsn, result.lsn, result.lsn, result.epoch, result.offset
+        )
         bad = _Bad(number, result.offset, result.lsn + 1)
         _refuse_if_vouched(files, bad, data, result.offset)
         result.cut_bytes = len(bytes(data[result.offset :]).rstrip(b"\0"))
@@ -110,7 +126,66 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
         if result.lsn == 0 and result.cut_bytes > HEADER_BYTES:
             # The first frame is an epoch's, synced before the second: all of it cannot be torn.
             raise _corrupt(files, number, 0, "the log does not begin with a frame")
-    _cut_tail(files, numbers, result)
+    result.next_number = max((part.number for part in found), default=0) + 1
+    _cut_tail(files, parts, obsolete, result)
+
+
+def _without_covered(files: Files, found: list[Part]) -> tuple[list[Part], list[Part]]:
+    """Return the files to read, and those that a merge has replaced, or has not finished."""
+    kept: list[Part] = []
+    obsolete: list[Part] = []
+    for part in found:
+        is_cut_short = part.is_merged and _range_of(files, part) is None
+        if is_cut_short or any(whole.covers(part) for whole in kept):
+            obsolete.append(part)
+        else:
+            kept.append(part)
+    return kept, obsolete
+
+
+def _range_of(files: Files, part: Part) -> tuple[int, int, int] | None:
+    """Return (first LSN, last LSN, newest LSN then) of a merged file; None if it has no end."""
+    handle = files.open(part.name)
+    try:
+        size = handle.size()
+        head = memoryview(handle.pread(HEADER_BYTES + RANGE.size + 4, 0))
+        tail = memoryview(handle.pread(_END_BYTES, max(0, size - _END_BYTES)))
+    finally:
+        handle.close()
+    if read_header(head, 0) is None or read_header(tail, 0) is None:
+        return None
+    return RANGE.unpack_from(head, HEADER_BYTES)
+
+
+_END_BYTES = HEADER_BYTES + END.size + 4
+
+
+def _read_merged(files: Files, part: Part, data: memoryview, result: Recovery, take: Take) -> None:
+    """Read a merged file. It was whole when it got its end, so anything else is damage."""
+    first_lsn, last_lsn, merged_lsn = RANGE.unpack_from(data, HEADER_BYTES)
+    if first_lsn != result.lsn + 1:
+        why = f"it begins with frame {first_lsn}, and frame {result.lsn + 1} belongs there"
+        raise _corrupt(files, part, 0, why)
+    at = frames = 0
+    end = len(data) - _END_BYTES
+    while at < end:
+        header = read_header(data, at)
+        if header is None or header.lsn != last_lsn:
+            raise _corrupt(files, part, at, "a frame is damaged")
+        offset = at + HEADER_BYTES
+        if at:
+            for length in entry_lengths(data, at, header):
+                take(data[offset : offset + length], part.number, offset, length)
+                offset += length
+        at += HEADER_BYTES + header.body_bytes
+        frames += 1
+        result.epoch = max(result.epoch, header.epoch)
+    (count,) = END.unpack_from(data, end + HEADER_BYTES)
+    if at != end or count != frames:
+        raise _corrupt(files, part, at, f"it has {frames} frames, and {count} belong there")
+    result.lsn = last_lsn
+    result.handles.pop(part.number).close()
+    result.spans[part.number] = Span(part, first_lsn, last_lsn, merged_lsn, result.epoch, len(data))
 
 
 def _keep_last(result: Recovery) -> None:
@@ -185,14 +260,22 @@ def _later_frames(data: memoryview, start: int) -> list[FrameHeader]:
     return found
 
 
-def _cut_tail(files: Files, numbers: list[int], result: Recovery) -> None:
+def _cut_tail(files: Files, parts: list[Part], obsolete: list[Part], result: Recovery) -> None:
     """Remove what follows the last whole frame, so that it can never be read as one."""
-    if not numbers:
+    for part in obsolete:
+        files.remove(part.name)
+    if not parts or parts[-1].is_merged:
+        result.segment = result.next_number
+        result.next_number += 1
+        result.offset = result.doubtful = 0
         return
-    for number in numbers:
-        if number > result.segment:
-            result.handles.pop(number).close()
-            files.remove(segment_name(number))
+    span = result.spans.pop(result.segment)
+    last = span.part
+    result.first_lsn = span.first_lsn
+    for part in parts:
+        if part.first > last.first:
+            result.handles.pop(part.number).close()
+            files.remove(part.name)
     handle = result.handles[result.segment]
     if handle.size() > result.offset:
         handle.truncate(result.offset)
@@ -203,8 +286,9 @@ def _cut_tail(files: Files, numbers: list[int], result: Recovery) -> None:
     files.sync_directory()
 
 
-def _corrupt(files: Files, segment: int, offset: int, why: str) -> CorruptLog:
-    path = files.path_of(segment_name(segment))
+def _corrupt(files: Files, where: int | Part, offset: int, why: str) -> CorruptLog:
+    name = where.name if isinstance(where, Part) else segment_name(where)
+    path = files.path_of(name)
     return CorruptLog(
         f"{path} is damaged at byte {offset}: {why}; restore it from a backup",
         path=path,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Protocol
 from zlib import crc32
@@ -12,7 +12,7 @@ import msgspec
 from ..errors import CorruptLog
 from ..events import ValueStored
 from ..limits import VALUE_CACHE_BYTES, VALUE_CACHE_ITEM_BYTES_MAX
-from .position import Position, from_int, to_int
+from .position import Position, from_int, to_int, unpack
 
 _decode = msgspec.msgpack.Decoder(ValueStored).decode
 
@@ -46,10 +46,29 @@ class Values:
         """Numbers by age; some are dropped already. A dict's own front is slow to find."""
         self._recent_bytes = 0
         self.reads = 0
+        self.dead_bytes: Counter[int] = Counter()
+        """File → bytes of entries, values and records, that nobody needs any more."""
 
     def add(self, number: int, segment: int, offset: int, length: int) -> None:
         """Note where a value lies."""
         self._keydir[number] = to_int(segment, offset, length)
+
+    def place(self, number: int) -> Position | None:
+        """Return where a value lies; None if there is none of that number."""
+        packed = self._keydir.get(number)
+        return None if packed is None else from_int(packed)
+
+    def move(self, number: int, old: Position, new: Position) -> bool:
+        """Note that a value lies elsewhere now; False if it no longer lay where it did."""
+        if self._keydir.get(number) != to_int(*old):
+            return False
+        self._keydir[number] = to_int(*new)
+        return True
+
+    def bury(self, trail: bytes) -> None:
+        """Count records that no history has any more."""
+        for position in unpack(trail):
+            self.dead_bytes[position.segment] += position.length
 
     def keep(self, number: int, data: bytes) -> None:
         """Keep a value that was just written in memory for a while, if it is small."""
@@ -67,7 +86,10 @@ class Values:
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget values whose flow is gone."""
         for number in numbers:
-            self._keydir.pop(number, None)
+            packed = self._keydir.pop(number, None)
+            if packed is not None:
+                position = from_int(packed)
+                self.dead_bytes[position.segment] += position.length
             self._forget(number)
 
     def _forget(self, number: int) -> None:

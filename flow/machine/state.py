@@ -16,6 +16,7 @@ from ..index.listing import Listing
 from ..index.table import FlowTable, Slot
 from ..index.timequeue import TimeQueue
 from ..limits import NEVER
+from ..log.position import POSITION_BYTES, unpack
 from ..record import FAILED, NO_EXTRAS, RUNNING, TERMINAL_STATES, Record
 from ..settings import Settings
 from .policies import Policies
@@ -40,6 +41,8 @@ class ShardState:
         """(type, state) → flows that wait for something other than time."""
         self.ended: Counter[tuple[str, str]] = Counter()
         """(type, terminal state) → flows."""
+        self.buried: list[bytes] = []
+        """Trails of flows that were removed since somebody looked."""
         self.last_order = 0
         self.next_value = 1
 
@@ -140,6 +143,7 @@ class ShardState:
         if record.extras is not None:
             self.lineage.leave(slot, record)
         slot.record = None
+        self.buried.append(slot.trail)
         self._leave(slot, record)
 
     def _enter(self, slot: Slot, record: Record) -> None:
@@ -195,6 +199,7 @@ class ShardState:
         if slot is not None:
             self.table.remove(drop.partition_key, drop.id)
             slot.record = None
+            self.buried.append(slot.trail)
 
     def rebuild(self) -> None:
         """Make all indexes from the loaded records."""
@@ -232,7 +237,16 @@ def drop_of(slot: Slot) -> Dropped:
     record = slot.record
     assert record is not None
     spent = [number for _, number in slot.spent or ()]
-    return Dropped(record.id, record.partition_key, [*spent, *value_numbers(record)])
+    return Dropped(
+        record.id, record.partition_key, [*spent, *value_numbers(record)], _first_segment(slot)
+    )
+
+
+def _first_segment(slot: Slot) -> int:
+    """Return the file of a flow's first record; 0 if its history is no longer whole."""
+    assert slot.record is not None
+    whole = len(slot.trail) == slot.record.version * POSITION_BYTES
+    return next(unpack(slot.trail)).segment if whole and slot.trail else 0
 
 
 def forget_spent(slot: Slot, oldest_version: int) -> list[int]:

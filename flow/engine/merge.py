@@ -1,0 +1,213 @@
+"""Merging: what is live of some segments is copied into one file that takes their place.
+
+Bitcask's merge (Sheehy, Smith, "Bitcask: A Log-Structured Hash Table for Fast Key/Value Data",
+2010), with one difference: the merged file stands in the log where its sources stood, so that
+reading the log back meets everything in the order in which it happened.
+
+Copy, finish, move, remove; each in slices, so that the shard serves in between. Until the file has
+its end, recovery throws it away; from then on, it throws the sources away. Entries die while they
+are copied: what kills them is later in the log than they are, so a dead copy does no harm.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Generator, Iterator, Sequence
+from itertools import pairwise
+
+from ..codec import decode_entry
+from ..events import Dropped
+from ..index.table import Slot
+from ..limits import MERGE_FRAME_BYTES, MERGE_MOVES, MERGE_SYNC_BYTES
+from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
+from ..log.log import Log
+from ..log.parts import END, RANGE, Part
+from ..log.position import POSITION_BYTES, Position, pack
+from ..log.recover import Span
+from ..log.values import Values
+from ..machine.state import ShardState
+from .liveness import Liveness, trail_index
+
+
+class Merge:
+    """One merge under way. `step` until it is done; to give it up, drop it after `abandon`."""
+
+    def __init__(
+        self, log: Log, state: ShardState, values: Values, sources: Sequence[Span]
+    ) -> None:
+        """`sources`: neighbours in the log, in its order, none of them the last segment."""
+        assert sources and all(
+            left.last_lsn + 1 == right.first_lsn for left, right in pairwise(sources)
+        ), "only neighbours can be merged"
+        self._log = log
+        self._state = state
+        self._values = values
+        self._live = Liveness(state, values)
+        self._sources = list(sources)
+        first, last = sources[0], sources[-1]
+        self._part = Part(first.part.first, last.part.last, log.take_number())
+        self._span = Span(
+            self._part,
+            first.first_lsn,
+            last.last_lsn,
+            log.lsn,
+            max(source.epoch for source in sources),
+            0,
+        )
+        self._handle = log.create(self._part)
+        self._offset = 0
+        self._unsynced = 0
+        self._frames = 0
+        self._frame = bytearray(HEADER_BYTES)
+        self._lengths: list[int] = []
+        self._owners: list[Slot | int] = []
+        """Who names the copied entries, until they are moved."""
+        self._from: array[int] = array("Q")
+        """segment, offset and length of each, where it came from; then its new offset."""
+        self._steps = self._run()
+        self.is_done = False
+        self.bytes_copied = 0
+
+    def step(self) -> None:
+        """Do the next slice: some milliseconds."""
+        if next(self._steps, None) is None:
+            self.is_done = True
+
+    def abandon(self) -> None:
+        """Stop in the middle: recovery, or the next merge, throws the file away."""
+        self._steps.close()
+        self._handle.close()
+
+    def _run(self) -> Generator[bool]:
+        self._begin()
+        for source in self._sources:
+            yield from self._copy(source)
+        self._flush()
+        self._finish()
+        yield True
+        self._log.add_part(self._span)
+        yield from self._move()
+        self._log.remove_parts(source.part for source in self._sources)
+        yield True
+
+    # ---- copying ----
+
+    def _begin(self) -> None:
+        span = self._span
+        self._append(RANGE.pack(span.first_lsn, span.last_lsn, span.merged_lsn))
+        self._flush()
+
+    def _copy(self, source: Span) -> Iterator[bool]:
+        number = source.part.number
+        for at, header_lsn, data, lengths in _frames(self._log, source):
+            offset = at + HEADER_BYTES
+            start = HEADER_BYTES
+            for length in lengths:
+                entry_bytes = data[start : start + length]
+                self._take(entry_bytes, Position(number, offset, length), header_lsn)
+                offset += length
+                start += length
+            if len(self._frame) >= MERGE_FRAME_BYTES:
+                self._flush()
+            yield True
+
+    def _take(self, data: bytes, position: Position, lsn: int) -> None:
+        entry = decode_entry(data)
+        if self._live.is_tombstone(entry):
+            if self._is_needed(entry.first if isinstance(entry, Dropped) else 0, lsn):
+                self._append(data)
+            return
+        owner = self._live.owner_of(entry, position)
+        if owner is False:
+            return
+        if owner is not True:
+            self._owners.append(owner)
+            new_offset = self._offset + len(self._frame)
+            self._from.extend((position.segment, position.offset, position.length, new_offset))
+        self._append(data)
+
+    def _is_needed(self, first: int, lsn: int) -> bool:
+        """Whether a file before these may still hold what a tombstone has killed."""
+        return any(
+            span.part.first < self._part.first and span.part.last >= first and span.merged_lsn < lsn
+            for span in self._log.spans.values()
+        )
+
+    def _append(self, data: bytes) -> None:
+        self._frame += data
+        self._lengths.append(len(data))
+
+    def _flush(self) -> None:
+        """Write the frame that is being filled, and now and then sync, a little at a time."""
+        if not self._lengths:
+            return
+        span = self._span
+        seal(self._frame, self._lengths, span.last_lsn, span.last_lsn, span.epoch)
+        self._handle.pwrite(self._frame, self._offset)
+        self._offset += len(self._frame)
+        self._unsynced += len(self._frame)
+        self.bytes_copied += len(self._frame)
+        self._frames += 1
+        self._frame = bytearray(HEADER_BYTES)
+        self._lengths = []
+        if self._unsynced >= MERGE_SYNC_BYTES:
+            self._handle.sync()
+            self._unsynced = 0
+
+    def _finish(self) -> None:
+        """Give the file its end: it is on disk, whole, before it has one."""
+        self._handle.sync()
+        self._append(END.pack(self._frames))
+        self._flush()
+        self._handle.sync()
+        self._span = self._span._replace(size=self._offset)
+        self._handle.close()
+
+    # ---- moving ----
+
+    def _move(self) -> Iterator[bool]:
+        number = self._part.number
+        places = self._from
+        for index, owner in enumerate(self._owners):
+            segment, offset, length, new_offset = places[4 * index : 4 * index + 4]
+            old = Position(segment, offset, length)
+            new = Position(number, new_offset, length)
+            if isinstance(owner, Slot):
+                is_moved = _move_in_trail(owner, old, new)
+            else:
+                is_moved = self._values.move(owner, old, new)
+            if not is_moved:
+                self._values.dead_bytes[number] += length
+            if index % MERGE_MOVES == MERGE_MOVES - 1:
+                yield True
+        self._owners.clear()
+        for source in self._sources:
+            del self._values.dead_bytes[source.part.number]
+
+
+def _move_in_trail(slot: Slot, old: Position, new: Position) -> bool:
+    """Change one position of a flow's history, if it still has it; return whether it has."""
+    at = -1 if slot.record is None else trail_index(slot.trail, old)
+    if at < 0:
+        return False
+    slot.trail = slot.trail[:at] + pack(*new) + slot.trail[at + POSITION_BYTES :]
+    return True
+
+
+def _frames(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:
+    """Yield (offset, LSN, bytes, lengths of the entries) of a file's frames, the marks left out."""
+    at = 0
+    number = source.part.number
+    while at < source.size:
+        head = log.read_bytes(number, at, HEADER_BYTES)
+        body_bytes = int.from_bytes(head[8:12], "little")
+        data = log.read_bytes(number, at, HEADER_BYTES + body_bytes)
+        view = memoryview(data)
+        header = read_header(view, 0)
+        if header is None:
+            raise log.corrupt(Position(number, at, 0), "a frame is damaged")
+        size = HEADER_BYTES + header.body_bytes
+        is_mark = source.part.is_merged and (at == 0 or at + size == source.size)
+        if not is_mark:
+            yield at, header.lsn, data, entry_lengths(view, 0, header)
+        at += size

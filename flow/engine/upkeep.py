@@ -1,0 +1,94 @@
+"""What a shard does for its log between batches: choosing what to merge, a slice at a time."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEGMENT_BYTES
+from ..log.log import Log
+from ..log.recover import Span
+from ..log.values import Values
+from ..machine.state import ShardState
+from .merge import Merge
+
+
+class Upkeep:
+    """At most one merge at a time. Nothing is lost if the process ends at any point of it."""
+
+    def __init__(self, log: Log, state: ShardState, values: Values) -> None:
+        self._log = log
+        self._state = state
+        self._values = values
+        self._merge: Merge | None = None
+        self._looked_at: tuple[int, int] = (-1, -1)
+        self.merges = 0
+        self.bytes_copied = 0
+
+    def step(self) -> bool:
+        """Do a slice of what is to be done; return whether there was anything."""
+        if self._merge is None:
+            sources = self._choose()
+            if not sources:
+                return False
+            self._merge = Merge(self._log, self._state, self._values, sources)
+        self._merge.step()
+        if self._merge.is_done:
+            self.merges += 1
+            self.bytes_copied += self._merge.bytes_copied
+            self._merge = None
+        return True
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        if self._merge is not None:
+            self._merge.abandon()
+            self._merge = None
+
+    def dead_ratio(self, span: Span) -> float:
+        """Return how much of a file nobody needs any more, 0 to 1."""
+        return self._values.dead_bytes[span.part.number] / max(1, span.size)
+
+    def _choose(self) -> list[Span]:
+        """Return neighbours to merge: those with much that is dead, or many small files."""
+        looked_at = len(self._log.spans), self._values.dead_bytes.total()
+        if looked_at == self._looked_at:
+            return []
+        spans = sorted(self._log.spans.values(), key=lambda span: span.part.first)
+        worst = max(spans, key=self.dead_ratio, default=None)
+        if worst is not None and self.dead_ratio(worst) >= MERGE_DEAD_RATIO:
+            return self._around(spans, spans.index(worst))
+        for run in self._runs(spans):
+            if len(run) >= MERGE_FILES_MIN:
+                return run
+        self._looked_at = looked_at
+        return []
+
+    def _live_bytes(self, span: Span) -> int:
+        return max(0, span.size - self._values.dead_bytes[span.part.number])
+
+    def _around(self, spans: list[Span], at: int) -> list[Span]:
+        """Return a file with its neighbours that are half dead too, up to a segment's size."""
+        first = last = at
+        size = self._live_bytes(spans[at])
+        for step in (1, -1):
+            place = at + step
+            while 0 <= place < len(spans) and self.dead_ratio(spans[place]) >= MERGE_DEAD_RATIO:
+                size += self._live_bytes(spans[place])
+                if size > SEGMENT_BYTES:
+                    break
+                first, last = min(first, place), max(last, place)
+                place += step
+        return spans[first : last + 1]
+
+    def _runs(self, spans: list[Span]) -> list[list[Span]]:
+        """Return the runs of neighbours that would fit into one segment together."""
+        runs: list[list[Span]] = []
+        for span in spans:
+            run = runs[-1] if runs else []
+            size = sum(map(self._live_bytes, run)) + self._live_bytes(span)
+            if run and size <= SEGMENT_BYTES:
+                run.append(span)
+            else:
+                runs.append([span])
+        assert all(a.last_lsn + 1 == b.first_lsn for run in runs for a, b in pairwise(run))
+        return runs
