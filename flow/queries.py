@@ -12,11 +12,11 @@ from .bounds import (
     HistoryCount,
     ListCount,
     Name,
-    Short,
     Names,
     Natural,
     Priority,
     RequestNumber,
+    Short,
     Until,
     ValueNumbers,
 )

@@ -189,7 +189,8 @@ class Engine:
         What it says is applied elsewhere is forgotten here.
         """
         families = self.state.families
-        for dest, number in enumerate(query.acked):
+        for dest, acked in enumerate(query.acked):
+            number = min(acked, families.outbox.last(dest))
             if number and families.outbox.clear(dest, number):
                 self._delivered[dest] = number
         posts = families.outbox.after(dict(enumerate(query.taken)), COLLECT_POSTS_MAX)

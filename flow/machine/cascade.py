@@ -65,7 +65,7 @@ class Cascade:
             return
         parent = self._current(found)
         group = self._group(parent, post.group_id)
-        if group is None or group.seq != post.group_seq:
+        if group is None or group.seq != post.group_seq or not group.open_count:
             return
         group = noted(group, post.end)
         details = {
