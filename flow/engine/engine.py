@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from .. import commands, family, queries
 from ..codec import decode_entry
 from ..errors import CorruptLog
@@ -19,7 +21,7 @@ from ..index.timequeue import head
 from ..limits import COLLECT_POSTS_MAX, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
 from ..log.position import Position, pack
-from ..log.recover import recover, refuse_missing
+from ..log.recover import recover, refuse_missing, segment_name
 from ..log.values import Values
 from ..machine import claim, policies, reads
 from ..machine.cascade import follow
@@ -235,7 +237,16 @@ class Engine:
 
     def _take(self, data: memoryview, segment: int, offset: int, length: int) -> None:
         """Take in one entry of the log during recovery: last writer wins."""
-        entry = decode_entry(data)
+        try:
+            entry = decode_entry(data)
+        except msgspec.MsgspecError as error:
+            path = self._files.path_of(segment_name(segment))
+            raise CorruptLog(
+                f"{path} holds at byte {offset} what this version cannot read ({error}); use the "
+                "version that wrote it, or restore it from a backup",
+                path=path,
+                offset=offset,
+            ) from error
         if entry.__class__ is Record:
             slot = self.state.table.get(entry.partition_key, entry.id)
             slot = self.state.load(slot, entry)
