@@ -29,6 +29,8 @@ class Connection:
         self.opened_ms = opened_ms
         self.is_trusted = False
         self.is_closed = False
+        self.is_at_fault = False
+        """It has sent a request that is not allowed, and that was logged."""
         self.peer_pid = 0
         self._reader = FrameReader(_HELLO_BYTES_MAX)
         self._backlog: deque[memoryview] = deque()

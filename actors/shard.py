@@ -16,12 +16,14 @@ from typing import Any
 
 import pykka
 
+from ..flow.engine import Answer
 from ..flow.limits import (
     CONNECTIONS_MAX,
     HANDSHAKE_SECONDS_MAX,
     INBOX_BYTES_MAX,
     INBOX_REQUESTS_MAX,
 )
+from ..flow.replies import Rejected
 from .connection import Connection, is_own_user
 from .inbox import READ, WRITE, Ready, SelectorActor
 from .messages import Arrival, Departure
@@ -153,8 +155,29 @@ class ShardActor(SelectorActor):
             frames = connection.rest()
         for number, body in frames:
             size += len(body)
-            arrivals.append(Arrival(connection, number, read_request(body)))
+            request = read_request(body)
+            if request.__class__ is not Rejected:
+                arrivals.append(Arrival(connection, number, request))
+            elif self._turn_down(connection, number, request):
+                break
         return size
+
+    def _turn_down(self, connection: Connection, number: int, rejected: Rejected) -> bool:
+        """Answer what is no allowed request; return whether the connection is closed by that.
+
+        The requests beside it go on: a client may have one mistake in it and much in flight.
+        """
+        if number == HELLO:
+            raise WireError(rejected.refused.message)
+        if not connection.is_at_fault:
+            connection.is_at_fault = True
+            logger.warning(
+                "client %d: %s; more of the kind are not told",
+                connection.peer_pid,
+                rejected.refused.message,
+            )
+        self._send(connection, pack_answer(number, Answer(rejected)))
+        return connection.is_closed
 
     def _greet(self, connection: Connection, number: int, body: bytes) -> None:
         connection.greet(number, body, self._token)

@@ -92,6 +92,8 @@ class Waiters:
 
     def add(self, waiter: Waiter, engine: Engine, now_ms: int) -> bool:
         """Let a watch wait; return False if there is something for it already."""
+        # A number that is used again is that of the new watch alone.
+        self.remove(waiter.caller, waiter.number)
         watch = waiter.watch
         groups = self._by_type.setdefault(watch.type, {})
         group = groups.setdefault(_filter_of(watch), _Group(watch))

@@ -29,6 +29,7 @@ HELLO = 0
 """The request number of the handshake."""
 HEADER = Layout("<IQ")
 HEADER_BYTES = HEADER.size
+_FAULT_CHARS_MAX = 200
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True):
@@ -123,15 +124,17 @@ def _array_header(count: int) -> bytes:
 
 
 def read_request(body: bytes | memoryview) -> Any:
-    """Return the request in a frame's body.
+    """Return the request in a frame's body; `Rejected` if it says what no request may say.
 
     Raises:
-        WireError: it is not one.
+        WireError: it is not MessagePack.
     """
     try:
         return _decode_request(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"not a request: {error}") from error
+    except msgspec.ValidationError as error:
+        return reject("invalid_argument", f"not an allowed request: {_cut(str(error))}")
+    except _UNREADABLE as error:
+        raise WireError(f"not a request: {_cut(str(error))}") from error
 
 
 def read_reply(body: bytes | memoryview) -> Any:
@@ -143,16 +146,25 @@ def read_hello(body: bytes | memoryview) -> Hello:
     """Return the handshake in a frame's body."""
     try:
         return _decode_hello(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"not a handshake: {error}") from error
+    except _UNREADABLE as error:
+        raise WireError(f"not a handshake: {_cut(str(error))}") from error
 
 
 def read_welcome(body: bytes | memoryview) -> Welcome:
     """Return the shard's answer to a handshake."""
     try:
         return _decode_welcome(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"not a shard: {error}") from error
+    except _UNREADABLE as error:
+        raise WireError(f"not a shard: {_cut(str(error))}") from error
+
+
+_UNREADABLE = (ValueError, RecursionError)
+"""What a decoder raises: its own errors are ValueErrors, and so is that for bad UTF-8."""
+
+
+def _cut(fault: str) -> str:
+    """Return what is wrong, without all of what a stranger has sent."""
+    return fault if len(fault) <= _FAULT_CHARS_MAX else fault[:_FAULT_CHARS_MAX] + "…"
 
 
 class FrameReader:

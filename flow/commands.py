@@ -14,6 +14,7 @@ from .bounds import (
     Attributes,
     ClaimLimit,
     HistoryEvents,
+    Lease,
     ListCount,
     Name,
     Names,
@@ -24,6 +25,7 @@ from .bounds import (
     Priority,
     Short,
     SweepLimit,
+    Text,
     Value,
     Wanted,
 )
@@ -36,21 +38,21 @@ _some = Meta(min_length=1, max_length=BATCH_ITEMS_MAX)
 class Item(Struct, array_like=True, frozen=True, gc=False):
     """Base of the items of a batch: one flow is named by each."""
 
-    id: Short
-    partition_key: Short | None
+    id: Text
+    partition_key: Text | None
 
 
 class NewFlow(Item, frozen=True, array_like=True, gc=False):
     """The creation arguments. Their digest, `idempotent` left out, is kept on the record."""
 
-    type: Short
+    type: Text
     state: str
     priority: Priority = 0
     run_at_ms: Natural | None = None
     payload: bytes | None = None
-    correlation_id: Name | None = None
-    parent_flow_id: Name | None = None
-    root_flow_id: Name | None = None
+    correlation_id: Text | None = None
+    parent_flow_id: Text | None = None
+    root_flow_id: Text | None = None
     attributes: Attributes | None = None
     values: PackedValues | None = None
     retention_ttl_ms: Natural | None = None
@@ -104,14 +106,14 @@ class Extension(Item, frozen=True, array_like=True, gc=False):
 
     lease_token: Name
     fencing_token: Natural
-    lease_ms: Positive
+    lease_ms: Lease
 
 
 class Releasing(Item, frozen=True, array_like=True, gc=False):
     """Give a leased flow back, as if it had not been claimed."""
 
-    lease_token: str
-    fencing_token: int
+    lease_token: Name
+    fencing_token: Natural
     run_at_ms: Natural | None = None
 
 
@@ -175,7 +177,7 @@ class StepContinue(Struct, array_like=True, frozen=True, tag_field="op", tag=8, 
     """Move a leased flow and keep it: new lease token, fencing + 1."""
 
     item: Move
-    lease_ms: Positive
+    lease_ms: Lease
     now_ms: Natural | None = None
 
 
@@ -184,7 +186,7 @@ class StartAndClaim(Struct, array_like=True, frozen=True, tag_field="op", tag=9,
 
     item: NewFlow
     worker: Name
-    lease_ms: Positive
+    lease_ms: Lease
     now_ms: Natural | None = None
 
 
@@ -210,7 +212,7 @@ class ClaimDue(Struct, array_like=True, frozen=True, tag_field="op", tag=10, gc=
     partition_keys: Names | None
     """None = every partition."""
     limit: ClaimLimit
-    lease_ms: Positive
+    lease_ms: Lease
     priority: Priority | None
     due: bool
     """False: expired leases only."""

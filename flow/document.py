@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from .bounds import BackoffMs, JitterPct, MaxReclaims, MaxRetries, Name, Natural, Positive
+from .bounds import BackoffMs, JitterPct, MaxReclaims, MaxRetries, Name, Natural, Positive, is_long
 from .limits import POLICY_STATES_MAX
 from .policy import BackoffKind
 from .record import RUNNING, TERMINAL_STATES
@@ -53,10 +53,12 @@ def fault_of(document: dict[str, Any]) -> str | None:
         return str(error)
     retries = [policy.retry]
     for state, of_state in (policy.states or {}).items():
-        if state == RUNNING or state in TERMINAL_STATES:
-            return f"state {state!r} is reserved and has no policy - at `$.states`"
+        if state == RUNNING or state in TERMINAL_STATES or is_long(state):
+            return f"states: {state!r} is reserved or too long"
         if of_state is not None:
             retries.append(of_state.retry)
-    if any(retry is not None and retry.exhausted_to == RUNNING for retry in retries):
-        return f"exhausted_to is a state other than {RUNNING!r} - at `$..retry.exhausted_to`"
+    for retry in retries:
+        end = None if retry is None else retry.exhausted_to
+        if end is not None and (end == RUNNING or is_long(end)):
+            return f"exhausted_to: {end!r} is reserved or too long"
     return None

@@ -9,17 +9,33 @@ docs/two-phase.md has the messages, the states and what recovery does at each cr
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.msgpack import Encoder
 
+from .bounds import (
+    ChildCount,
+    Count,
+    Depth,
+    Digest,
+    End,
+    Name,
+    Natural,
+    Ordinal,
+    PerShard,
+    Shard,
+    Shards,
+)
 from .commands import Item, NewFlow
+from .limits import CHILDREN_MAX, COLLECT_POSTS_MAX
 
 Wait = Literal["all", "any", "none"]
 OnChildFailed = Literal["fail_parent", "ignore"]
 OnParentClosed = Literal["cancel_children", "abandon_children"]
 Decision = Literal["committed", "aborted", "undecided"]
+
+Children = Annotated[list[NewFlow], Meta(max_length=CHILDREN_MAX)]
 
 _DIGEST_BYTES = 16
 _encode = Encoder(order="deterministic").encode
@@ -28,36 +44,36 @@ _encode = Encoder(order="deterministic").encode
 class Spawn(Item, array_like=True, frozen=True, gc=False):
     """A fan-out as its caller asked for it, without the children. The id is the parent's."""
 
-    group_id: str
+    group_id: Name
     wait: Wait
-    wait_state: str | None
-    success: str | None
-    failure: str | None
+    wait_state: Name | None
+    success: Name | None
+    failure: Name | None
     on_child_failed: OnChildFailed
     on_parent_closed: OnParentClosed
-    from_state: str | None
-    lease_token: str | None
-    fencing_token: int | None
-    total: int
+    from_state: Name | None
+    lease_token: Name | None
+    fencing_token: Natural | None
+    total: ChildCount
     """How many children there are, over all shards."""
-    shards: list[int]
+    shards: Shards
     """The shards that children go to, ascending."""
-    digest: bytes
+    digest: Digest
     """Of the children, in whatever order: see `children_digest`."""
 
 
 class Kin(Struct, array_like=True, frozen=True, gc=False):
     """What children have from their parent."""
 
-    parent_flow_id: str
-    parent_partition_key: str | None
-    root_flow_id: str
-    correlation_id: str | None
+    parent_flow_id: Name
+    parent_partition_key: Name | None
+    root_flow_id: Name
+    correlation_id: Name | None
     """The children's, where they were given none."""
-    group_id: str
-    group_seq: int
+    group_id: Name
+    group_seq: Count
     """Tells the group from one of the same name of another flow with the parent's id."""
-    depth: int
+    depth: Depth
     """How many ancestors the children have: 1 for those of a root."""
 
 
@@ -82,20 +98,20 @@ class SpawnBegin(Struct, array_like=True, frozen=True, tag_field="op", tag=17, g
     """
 
     spawn: Spawn
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class Prepare(Struct, array_like=True, frozen=True, tag_field="op", tag=18, gc=False):
     """To a child's shard: keep these children, invisible, their ids reserved, until told."""
 
-    txn: str
-    coordinator: int
+    txn: Name
+    coordinator: Shard
     """The parent's shard: to be asked if nothing is heard."""
     kin: Kin
-    children: list[NewFlow]
-    created_ms: int | None = None
+    children: Children
+    created_ms: Natural | None = None
     """The time that the children are given as theirs; None = that of their commit."""
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 class SpawnDecide(Struct, array_like=True, frozen=True, tag_field="op", tag=19, gc=False):
@@ -105,38 +121,38 @@ class SpawnDecide(Struct, array_like=True, frozen=True, tag_field="op", tag=19, 
     begun or prepared.
     """
 
-    txn: str | None
+    txn: Name | None
     spawn: Spawn
-    children: list[NewFlow]
-    now_ms: int | None = None
+    children: Children
+    now_ms: Natural | None = None
 
 
 class Commit(Struct, array_like=True, frozen=True, tag_field="op", tag=20, gc=False):
     """To a child's shard: the prepared children exist. Unknown transactions are done already."""
 
-    txn: str
-    now_ms: int | None = None
+    txn: Name
+    now_ms: Natural | None = None
 
 
 class Abort(Struct, array_like=True, frozen=True, tag_field="op", tag=21, gc=False):
     """To a child's shard: forget the prepared children. Unknown transactions are done already."""
 
-    txn: str
-    now_ms: int | None = None
+    txn: Name
+    now_ms: Natural | None = None
 
 
 class SpawnEnd(Struct, array_like=True, frozen=True, tag_field="op", tag=22, gc=False):
     """To the parent's shard: this transaction will not be decided. Writes nothing."""
 
-    txn: str
-    now_ms: int | None = None
+    txn: Name
+    now_ms: Natural | None = None
 
 
 class AskOutcome(Struct, array_like=True, frozen=True, tag_field="op", tag=23, gc=False):
     """To the parent's shard: what became of a transaction? Answered with `Data(Decision)`."""
 
-    txn: str
-    now_ms: int | None = None
+    txn: Name
+    now_ms: Natural | None = None
 
 
 # ---- posts: durable messages from shard to shard ----
@@ -145,29 +161,29 @@ class AskOutcome(Struct, array_like=True, frozen=True, tag_field="op", tag=23, g
 class ChildEnded(Struct, array_like=True, frozen=True, tag_field="op", tag=1, gc=False):
     """To the parent's shard: a child of a group has ended."""
 
-    parent_flow_id: str
-    parent_partition_key: str | None
-    group_id: str
-    group_seq: int
-    child_id: str
-    child_partition_key: str | None
-    end: str
+    parent_flow_id: Name
+    parent_partition_key: Name | None
+    group_id: Name
+    group_seq: Count
+    child_id: Name
+    child_partition_key: Name | None
+    end: End
     """The child's terminal state."""
 
 
 class CancelChildren(Struct, array_like=True, frozen=True, tag_field="op", tag=2, gc=False):
     """To a child's shard: end the open children of a parent's group."""
 
-    parent_flow_id: str
-    parent_partition_key: str | None
-    group_id: str
-    group_seq: int
+    parent_flow_id: Name
+    parent_partition_key: Name | None
+    group_id: Name
+    group_seq: Count
 
 
 class Committed(Struct, array_like=True, frozen=True, tag_field="op", tag=3, gc=False):
     """To a child's shard: a transaction was decided, its children exist."""
 
-    txn: str
+    txn: Name
 
 
 Post = ChildEnded | CancelChildren | Committed
@@ -179,11 +195,11 @@ class Deliver(Struct, array_like=True, frozen=True, tag_field="op", tag=24, gc=F
     Answered with `Data(the number of the last post that has been applied)`.
     """
 
-    source: int
-    first: int
+    source: Shard
+    first: Ordinal
     """The number of the first post; the others follow it."""
-    posts: list[Post]
-    now_ms: int | None = None
+    posts: Annotated[list[Post], Meta(max_length=COLLECT_POSTS_MAX)]
+    now_ms: Natural | None = None
 
 
 class Collect(Struct, array_like=True, frozen=True, tag_field="op", tag=114, gc=False):
@@ -192,11 +208,11 @@ class Collect(Struct, array_like=True, frozen=True, tag_field="op", tag=114, gc=
     Answered with `Outbound`. Repeating it does no harm, so that it counts as a query.
     """
 
-    taken: list[int]
+    taken: PerShard
     """Per destination shard: the last post that the courier has already got."""
-    acked: list[int]
+    acked: PerShard
     """Per destination shard: the last post that is applied there, and may be forgotten here."""
-    now_ms: int | None = None
+    now_ms: Natural | None = None
 
 
 AnyFamilyCommand = (
@@ -210,7 +226,7 @@ AnyFamilyCommand = (
 class Begun(Struct, array_like=True, frozen=True, tag_field="op", tag=6, gc=False):
     """The fan-out may go on under this transaction."""
 
-    txn: str
+    txn: Name
     kin: Kin
 
 
@@ -238,4 +254,4 @@ class SpawnChildren(Struct, array_like=True, frozen=True, gc=False):
 
     spawn: Spawn
     children: list[NewFlow]
-    now_ms: int | None = None
+    now_ms: Natural | None = None

@@ -250,6 +250,12 @@ class DiskFiles:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
+    def abandon(self) -> None:
+        """In a forked child: close its copy of the lock, which stays the parent's."""
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def path_of(self, name: str) -> str:
         """Return the full path."""
         return str(self._path / name)

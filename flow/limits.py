@@ -31,12 +31,15 @@ ATTRIBUTE_BYTES_MAX: Final = 1 * KIB
 """One attribute value that is a string, in bytes of UTF-8."""
 ATTRIBUTES_BYTES_MAX: Final = 16 * KIB
 """All attributes that one command brings, names included."""
+ATTRIBUTES_PACKED_BYTES_MAX: Final = ATTRIBUTES_MAX * (NAME_BYTES_MAX + ATTRIBUTE_BYTES_MAX + 8)
+"""All attributes of one flow as they lie on disk: what they come to within the limits above."""
 NAMED_VALUES_MAX: Final = 100
 VALUE_REFS_MAX: Final = 1_000
 HISTORY_EVENTS_MAX: Final = 1_000_000
 HISTORY_EVENTS_DEFAULT: Final = 10_000
 """Events kept of one flow unless it says otherwise; the oldest go first."""
-VALUE_NUMBER_MAX: Final = 2**63 - 1
+COUNT_MAX: Final = 2**63 - 1
+"""The largest number that a shard gives by itself: to a value, a flow's entry, a post."""
 POLICY_STATES_MAX: Final = 1_000
 """States that the stored policy of one type may name."""
 POLICY_FIELDS_MAX: Final = 16
@@ -70,7 +73,7 @@ SEGMENT_GROW_BYTES: Final = 4 * MIB
 """Disk space is reserved in steps of this size, so that a sync need not write file metadata."""
 OPEN_SEGMENTS_MAX: Final = 64
 """Segments that a shard keeps open for reading."""
-FRAME_BYTES_MAX: Final = 512 * MIB
+FRAME_BYTES_MAX: Final = 1_024 * MIB
 FRAME_BYTES_SOFT_MAX: Final = 64 * MIB
 """A batch that has grown past this goes on in a further frame, under the same sync."""
 MERGE_DEAD_RATIO: Final = 0.5
@@ -83,6 +86,10 @@ MERGE_SYNC_BYTES: Final = MIB
 """A merge syncs each time after so many bytes, so that no sync takes long."""
 MERGE_MOVES: Final = 2_000
 """Entries whose new place a merge notes in one slice."""
+RECORD_BYTES_MAX: Final = 384 * KIB
+"""No record outgrows this: its names, attributes and references to values are bounded."""
+RECORD_NAMES_MAX: Final = 20
+"""Names that a record and its event hold, those of attributes, values and groups aside."""
 VALUE_CACHE_BYTES: Final = 8 * MIB
 """Recently written values a shard keeps in memory, so that a claim soon after needs no read."""
 VALUE_CACHE_ITEM_BYTES_MAX: Final = 4 * KIB
@@ -93,6 +100,9 @@ CHILDREN_MAX: Final = 1_000
 """Children per group."""
 GROUPS_MAX: Final = 64
 """Groups per parent."""
+GROUP_NAMES: Final = 4
+"""A group's id, where its parent waits, and the two states that it may go to."""
+DIGEST_BYTES_MAX: Final = 32
 DEPTH_MAX: Final = 32
 """Ancestors that a child may have."""
 CASCADE_ITEMS_MAX: Final = 1_000
@@ -146,8 +156,12 @@ ANSWER_BACKLOG_BYTES_MAX: Final = 256 * MIB
 HANDSHAKE_SECONDS_MAX: Final = 10.0
 LOCK_SECONDS_MAX: Final = 10.0
 """How long a starting shard waits for a former one to let go of its directory."""
+LEFTOVER_SECONDS_MAX: Final = 1.0
+"""How long a former host's shard may take to end by itself, before it is killed."""
 START_SECONDS_MAX: Final = 900.0
 """How long `open` waits for shards that read back their logs."""
+SILENT_SECONDS_MAX: Final = 2.0
+"""How long attaching waits for a shard that takes the connection and says nothing."""
 RESTARTS_MAX: Final = 3
 """Failed starts in a row after which a shard answers `ShardUnavailable`."""
 RESTART_BACKOFF_MS: Final = 100
@@ -160,9 +174,25 @@ assert VALUE_BYTES_DEFAULT <= VALUE_BYTES_CEILING < WIRE_FRAME_BYTES_MAX
 assert VALUE_BYTES_CEILING <= ANSWER_VALUE_BYTES_MAX < WIRE_FRAME_BYTES_MAX
 assert INBOX_BYTES_MAX + WIRE_FRAME_BYTES_MAX < FRAME_BYTES_MAX
 assert FRAME_BYTES_SOFT_MAX + 2 * WIRE_FRAME_BYTES_MAX < FRAME_BYTES_MAX
+assert (
+    ATTRIBUTES_PACKED_BYTES_MAX
+    + NAMED_VALUES_MAX * (NAME_BYTES_MAX + 64)
+    + GROUPS_MAX * (GROUP_NAMES * NAME_BYTES_MAX + 4 * SHARDS_MAX + DIGEST_BYTES_MAX + 128)
+    + RECORD_NAMES_MAX * 4 * NAME_BYTES_MAX
+    + 4 * KIB
+    < RECORD_BYTES_MAX
+), "some names are measured in characters, of up to 4 bytes each"
+assert (
+    FRAME_BYTES_SOFT_MAX
+    + WIRE_FRAME_BYTES_MAX
+    + (BATCH_ITEMS_MAX + CASCADE_ITEMS_MAX) * RECORD_BYTES_MAX
+    < FRAME_BYTES_MAX
+), "a command's values and records fit into the frame that it still goes into"
+assert max(CLAIM_LIMIT_MAX, CHILDREN_MAX, LIST_COUNT_MAX) <= BATCH_ITEMS_MAX
 assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bits"
 assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0
 assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"
+assert LEFTOVER_SECONDS_MAX < LOCK_SECONDS_MAX
 assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX
 assert LINK_CREATIONS_MAX < LINK_REQUESTS_MAX
 assert BACKOFF_BASE_MS_DEFAULT <= BACKOFF_MAX_MS_DEFAULT <= BACKOFF_MS_MAX

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+from msgspec.structs import replace
+
 from .. import commands, family, queries
 from ..codec import decode_entry
 from ..errors import CorruptLog
@@ -18,7 +21,8 @@ from ..host import Entropy, Files
 from ..index.timequeue import head
 from ..limits import COLLECT_POSTS_MAX, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
-from ..log.position import Position, pack
+from ..log.parts import segment_name
+from ..log.position import POSITION_BYTES, Position, pack, unpack
 from ..log.recover import recover, refuse_missing
 from ..log.values import Values
 from ..machine import claim, policies, reads
@@ -127,6 +131,8 @@ class Engine:
                 # Still one sync per batch: the last frame's covers those before it.
                 writer.commit(sync=False)
                 writer = self._writer = Writer(self.log, self.values)
+            if turn.drops:
+                turn.drops = [replace(drop, first=self._first_of(drop)) for drop in turn.drops]
             self.state.evolve(turn)
             if turn.drops:
                 self._bury()
@@ -141,6 +147,14 @@ class Engine:
         if isinstance(request, commands.ClaimDue) and isinstance(reply, Done):
             reply = self.hydrator.fill(reply, request.hydration)
         return Answer(reply, span, writer.frame)
+
+    def _first_of(self, drop: Dropped) -> int:
+        """Return the segment of a flow's first record; 0 if its history is no longer whole."""
+        slot = self.state.table.get(drop.partition_key, drop.id)
+        assert slot is not None and slot.record is not None, "only a live flow is dropped"
+        if len(slot.trail) != slot.record.version * POSITION_BYTES:
+            return 0
+        return self.log.order_of(next(unpack(slot.trail)).segment)
 
     def _bury(self) -> None:
         """Count what removed flows leave behind."""
@@ -200,7 +214,8 @@ class Engine:
         What it says is applied elsewhere is forgotten here.
         """
         families = self.state.families
-        for dest, number in enumerate(query.acked):
+        for dest, acked in enumerate(query.acked):
+            number = min(acked, families.outbox.last(dest))
             if number and families.outbox.clear(dest, number):
                 self._delivered[dest] = number
         posts = families.outbox.after(dict(enumerate(query.taken)), COLLECT_POSTS_MAX)
@@ -247,7 +262,16 @@ class Engine:
 
     def _take(self, data: memoryview, segment: int, offset: int, length: int) -> None:
         """Take in one entry of the log during recovery: last writer wins."""
-        entry = decode_entry(data)
+        try:
+            entry = decode_entry(data)
+        except msgspec.MsgspecError as error:
+            path = self._files.path_of(segment_name(segment))
+            raise CorruptLog(
+                f"{path} holds at byte {offset} what this version cannot read ({error}); use the "
+                "version that wrote it, or restore it from a backup",
+                path=path,
+                offset=offset,
+            ) from error
         if entry.__class__ is Record:
             slot = self.state.table.get(entry.partition_key, entry.id)
             slot = self.state.load(slot, entry)

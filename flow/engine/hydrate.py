@@ -9,13 +9,13 @@ import msgspec
 from ..codec import decode_record
 from ..commands import Hydration
 from ..index.table import Slot
-from ..limits import ANSWER_VALUE_BYTES_MAX, INTEGER_MAX
+from ..limits import ANSWER_VALUE_BYTES_MAX
 from ..log.position import unpack
 from ..log.values import Source
 from ..log.values import Values as ValueStore
 from ..queries import History
 from ..record import HistoryEvent, Record, event_of
-from ..replies import Done, Events, Values
+from ..replies import Done, Events, Rejected, Values, reject
 
 EVERYTHING = Hydration(payload=True, outcome=True, max_bytes=2**53, names=True)
 
@@ -97,9 +97,12 @@ class Hydrator:
         self._left -= len(data)
         return data
 
-    def history(self, slot: Slot, query: History) -> Events:
-        """Return the newest `count` events that match, read back from the log."""
-        self._left = INTEGER_MAX  # An event cannot tell that a value was left out.
+    def history(self, slot: Slot, query: History) -> Events | Rejected:
+        """Return the newest `count` events that match, read back from the log.
+
+        An event cannot tell that a value was left out, so that too many are a refusal.
+        """
+        self._left = ANSWER_VALUE_BYTES_MAX
         events: list[HistoryEvent] = []
         values: list[Values | None] = []
         for record in self._versions(slot):
@@ -108,7 +111,10 @@ class Hydrator:
                 continue
             events.append(event)
             if query.values:
-                values.append(self.values_of(record, EVERYTHING))
+                found = self.values_of(record, EVERYTHING)
+                if found is not None and found.omitted:
+                    return _too_much(len(events))
+                values.append(found)
             if len(events) == query.count:
                 break
         if not query.reverse:
@@ -133,6 +139,15 @@ class Hydrator:
             if record.id != current.id or record.version != version:
                 raise self._source.corrupt(position, f"not version {version} of {current.id!r}")
             yield record
+
+
+def _too_much(events: int) -> Rejected:
+    return reject(
+        "invalid_argument",
+        f"the values of {events} events take more than the {ANSWER_VALUE_BYTES_MAX} bytes that "
+        "one answer may bring: ask with a smaller count, or without values",
+        argument="count",
+    )
 
 
 def _matches(event: HistoryEvent, query: History) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from msgspec.structs import replace
-
 from ..codec import encoder
 from ..events import Delivered, ValueStored
 from ..index.table import Slot
@@ -38,7 +36,7 @@ class Writer:
     def add(self, turn: Turn) -> tuple[int, int]:
         """Pack a turn; return where in the frame its records stand, one after the other."""
         for drop in turn.drops:
-            self._entry(replace(drop, first=self._log.order_of(drop.first)))
+            self._entry(drop)
             self._values.drop(drop.values)
         for number, data in turn.values:
             at, length = self._entry(ValueStored(number, crc32(data), data))

@@ -24,8 +24,8 @@ class Filter:
         priority: int | None = None,
     ) -> None:
         self.type = flow_type
-        self.states = states
-        self.partition_keys = partition_keys
+        self.states = _distinct(states)
+        self.partition_keys = _distinct(partition_keys)
         self.priorities = PRIORITIES if priority is None else (priority,)
 
 
@@ -119,6 +119,11 @@ class DueIndex:
             else:
                 for partition_key in wanted.partition_keys:
                     yield queues[priority], partition_key
+
+
+def _distinct(names: Sequence[str] | None) -> Sequence[str] | None:
+    """Return names once each: a queue that is looked at twice would give the same flow twice."""
+    return names if names is None or len(names) == 1 else list(dict.fromkeys(names))
 
 
 def _queue(

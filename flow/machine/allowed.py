@@ -1,75 +1,28 @@
 """What the types of a request leave open: refused here, before anything is staged.
 
-The SDK sends none of it. Each of these would break an index or a frame later, where a failure
-ends the shard's process.
+The SDK sends none of it. Each would break an index, a frame or a later decision, and what fails
+there ends the shard's process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
 
 from msgspec.msgpack import Encoder
 
+from ..bounds import Attributes, is_long
 from ..commands import Item, NewFlow
 from ..errors import Refused
+from ..family import Spawn
 from ..limits import ATTRIBUTES_PACKED_BYTES_MAX, NAME_BYTES_MAX
 from ..record import RUNNING, TERMINAL_STATES
 from ..replies import Rejected
 
 RESERVED_STATES: Final = TERMINAL_STATES | {RUNNING, ""}
-"""No creation and no move leads here. (The decoder lets an empty state of a new flow pass.)"""
+"""No creation and no move leads here."""
 
-_encode = Encoder().encode
-_id_of = attrgetter("id")
-
-
-def invalid(item: Item, argument: str, message: str) -> Refused:
-    """Refuse an item for what it says itself, whatever the state of its flow."""
-    fields = {"flow_id": item.id, "partition_key": item.partition_key, "argument": argument}
-    if is_too_long(item.id) or (item.partition_key and is_too_long(item.partition_key)):
-        del fields["flow_id"], fields["partition_key"]
-    return Refused("invalid_argument", message, fields)
-
-
-def reserved(item: Item, argument: str, state: str) -> Refused:
-    """Refuse an item that would put its flow into a state that only other commands lead to."""
-    return invalid(
-        item,
-        argument,
-        f"{argument} is a state that work waits in; {state!r} is reserved: flows get there by a "
-        "claim, complete, fail or cancel",
-    )
-
-
-def named_twice(items: Sequence[Item]) -> Rejected | None:
-    """Refuse a batch in which two items mean the same flow: one of them would be lost."""
-    if len(set(map(_id_of, items))) == len(items):
-        return None
-    seen: set[tuple[str | None, str]] = set()
-    for item in items:
-        identity = (item.partition_key, item.id)
-        if identity in seen:
-            return Rejected(invalid(item, "items", "two items of the batch name the same flow"))
-        seen.add(identity)
-    return None
-
-
-def oversized(item: NewFlow) -> Refused | None:
-    """Refuse a creation whose names, attributes or names of values are over their limits."""
-    for argument in _NAMES:
-        name = getattr(item, argument)
-        if name is not None and is_too_long(name):
-            return invalid(item, argument, _too_long(argument))
-    if item.attributes and are_too_large(item.attributes):
-        return invalid(item, "attributes", TOO_LARGE)
-    if item.values and (fault := fault_of_names(item.values)) is not None:
-        return invalid(item, "values", fault)
-    return None
-
-
-_NAMES = (
+_NAMES: Final = (
     "id",
     "partition_key",
     "type",
@@ -78,37 +31,116 @@ _NAMES = (
     "parent_flow_id",
     "root_flow_id",
 )
+_encode: Final = Encoder().encode
 
 
-def unknown(item: Any) -> Refused | None:
-    """Refuse an identity that no flow can have; it is too long to be repeated in an answer."""
-    for argument, name in (("id", item.id), ("partition_key", item.partition_key)):
-        if name is not None and is_too_long(name):
-            return invalid(item, argument, _too_long(argument))
+class Named(Protocol):
+    """What says which flow it is about."""
+
+    @property
+    def id(self) -> str:
+        """The flow's id."""
+        ...
+
+    @property
+    def partition_key(self) -> str | None:
+        """Its partition; None: it has none."""
+        ...
+
+
+def invalid(item: Named, argument: str, message: str) -> Refused:
+    """Refuse an item for what it says, whatever the state of its flow."""
+    fields: dict[str, object] = {"argument": argument}
+    if unknowable(item) is None:
+        fields |= {"flow_id": item.id, "partition_key": item.partition_key}
+    return Refused("invalid_argument", message, fields)
+
+
+def reserved(item: Named, argument: str) -> Refused:
+    """Refuse an item that would put its flow where only other commands lead."""
+    return invalid(
+        item,
+        argument,
+        f"{argument} is a state that work waits in; {', '.join(sorted(TERMINAL_STATES))} and "
+        f"{RUNNING} are reserved: flows get there by a claim, complete, fail or cancel",
+    )
+
+
+def named_twice(items: Sequence[Item]) -> Rejected | None:
+    """Refuse a batch in which two items mean the same flow; None = all are distinct."""
+    # Nearly always the ids alone tell: a look at the partitions would cost twice as much.
+    if len({item.id for item in items}) == len(items):
+        return None
+    seen: set[tuple[str | None, str]] = set()
+    for item in items:
+        identity = (item.partition_key, item.id)
+        if identity in seen:
+            return Rejected(invalid(item, "items", "the batch names a flow twice"))
+        seen.add(identity)
     return None
 
 
-def fault_of_names(names: Iterable[str]) -> str | None:
-    """Return what is wrong with names of values; None = nothing."""
-    for name in names:
-        if not name or is_too_long(name):
-            return f"a value has a name of 1 to {NAME_BYTES_MAX} bytes of UTF-8"
+def fault_of_new(item: NewFlow, packed_bytes: int) -> Refused | None:
+    """Refuse a flow that no decision could have made; `packed_bytes`: what the item takes."""
+    if item.state in RESERVED_STATES:
+        return reserved(item, "state")
+    if item.values and (fault := fault_of_names(item, item.values)) is not None:
+        return fault
+    if item.payload is not None:
+        packed_bytes -= len(item.payload)
+    if packed_bytes <= NAME_BYTES_MAX:
+        return None
+    for argument in _NAMES:
+        name = getattr(item, argument)
+        if name is not None and is_long(name):
+            return invalid(item, argument, long(argument))
+    return fault_of_attributes(item, item.attributes) if item.attributes else None
+
+
+def fault_of_spawn(spawn: Spawn, shards: int) -> Refused | None:
+    """Refuse a fan-out that leads nowhere: to a reserved state, or to a shard that is not there."""
+    for argument in ("group_id", "wait_state", "success", "failure"):
+        name = getattr(spawn, argument)
+        if name is not None and is_long(name):
+            return invalid(spawn, argument, long(argument))
+    if RUNNING in (spawn.success, spawn.failure):
+        argument = "success" if spawn.success == RUNNING else "failure"
+        return invalid(spawn, argument, f"flows get to {RUNNING} by a claim only")
+    if spawn.wait != "none":
+        if spawn.wait_state is None or spawn.success is None or spawn.failure is None:
+            return invalid(spawn, "wait", "who waits needs wait_state, success and failure")
+        if spawn.wait_state in RESERVED_STATES:
+            return reserved(spawn, "wait_state")
+    if spawn.shards != sorted({shard for shard in spawn.shards if shard < shards}):
+        return invalid(spawn, "shards", f"they are some of 0 to {shards - 1}, ascending")
     return None
 
 
-def is_too_long(name: str) -> bool:
-    """Whether a name takes more than its limit in bytes."""
-    # No character takes more than four bytes.
-    return len(name) > NAME_BYTES_MAX // 4 and len(name.encode()) > NAME_BYTES_MAX
+def fault_of_names(item: Named, names: Iterable[str]) -> Refused | None:
+    """Refuse names of values that are empty or over their limit."""
+    if any(not name or is_long(name) for name in names):
+        return invalid(item, "values", long("the name of a value"))
+    return None
 
 
-def are_too_large(attributes: Mapping[str, object]) -> bool:
-    """Whether attributes take more than any that are within their limits one by one."""
-    return len(_encode(attributes)) > ATTRIBUTES_PACKED_BYTES_MAX
+def fault_of_attributes(item: Named, attributes: Attributes) -> Refused | None:
+    """Refuse attributes that take more than any within their limits, one by one, could."""
+    if len(_encode(attributes)) <= ATTRIBUTES_PACKED_BYTES_MAX:
+        return None
+    return invalid(
+        item, "attributes", f"a flow's attributes take at most {ATTRIBUTES_PACKED_BYTES_MAX} bytes"
+    )
 
 
-TOO_LARGE = f"attributes take {ATTRIBUTES_PACKED_BYTES_MAX} bytes at most"
+def unknowable(item: Named) -> str | None:
+    """Return which part of an item's identity is too long for any flow, and for an answer."""
+    if is_long(item.id):
+        return "id"
+    if item.partition_key is not None and is_long(item.partition_key):
+        return "partition_key"
+    return None
 
 
-def _too_long(argument: str) -> str:
-    return f"{argument} takes more than {NAME_BYTES_MAX} bytes of UTF-8"
+def long(what: str) -> str:
+    """Say what the limit of a name is."""
+    return f"{what} takes 1 to {NAME_BYTES_MAX} bytes of UTF-8"

@@ -7,7 +7,7 @@ those beyond CASCADE_ITEMS_MAX, are posted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
@@ -21,6 +21,8 @@ from .ending import closing
 from .groups import CANCEL_CHILDREN, noted, resolution
 from .state import ShardState
 from .turn import Turn
+
+GROUP_RESOLVED = "group_resolved"
 
 
 def follow(state: ShardState, turn: Turn) -> None:
@@ -65,7 +67,7 @@ class Cascade:
             return
         parent = self._current(found)
         group = self._group(parent, post.group_id)
-        if group is None or group.seq != post.group_seq:
+        if group is None or group.seq != post.group_seq or not group.open_count:
             return
         group = noted(group, post.end)
         details = {
@@ -73,13 +75,13 @@ class Cascade:
             "child_id": post.child_id,
             "child_partition_key": post.child_partition_key,
         }
-        parent = self._tell(found, parent, post.group_id, group, f"child_{post.end}", details)
+        parent = self._tell(found, parent, {post.group_id: group}, f"child_{post.end}", details)
         outcome = resolution(group)
         if outcome is None:
             return
         group = replace(group, status=outcome)
         self._resolve(found, parent, post.group_id, group, outcome)
-        self._cancel_group(found, post.group_id, "group_resolved")
+        self._cancel_groups(found, [post.group_id], GROUP_RESOLVED)
 
     def cancel(self, post: CancelChildren) -> None:
         """End the open children of a group on this shard, as many as one turn may change."""
@@ -92,8 +94,7 @@ class Cascade:
     # ---- what an end entails ----
 
     def _ended(self, slot: Slot, record: Record, extras: Extras) -> None:
-        for group_id in extras.groups or ():
-            self._cancel_group(slot, group_id, "parent_closed")
+        self._cancel_groups(slot, extras.groups or (), "parent_closed")
         if extras.group_id is not None:
             assert extras.parent_flow_id is not None, "a group is a parent's"
             post = ChildEnded(
@@ -113,22 +114,33 @@ class Cascade:
             else:
                 self.note(post)
 
-    def _cancel_group(self, slot: Slot, group_id: str, why: str) -> None:
-        """Have the open children of a group cancelled, wherever they are, if it says so."""
+    def _cancel_groups(self, slot: Slot, group_ids: Iterable[str], why: str) -> None:
+        """Have the open children of groups cancelled, wherever they are, if the groups say so.
+
+        One event for all of them: a parent may have many, and each record holds all.
+        """
         parent = self._current(slot)
-        group = self._group(parent, group_id)
-        assert group is not None, "groups are never removed"
-        if group.on_parent_closed != CANCEL_CHILDREN or not group.open_count or group.cancels:
+        groups = (parent.extras or NO_EXTRAS).groups or {}
+        chosen = {
+            group_id: replace(groups[group_id], cancels=True)
+            for group_id in group_ids
+            if _is_to_be_cancelled(groups[group_id])
+        }
+        if not chosen:
             return
-        group = replace(group, cancels=True)
-        details = {"group_id": group_id, "open": group.open_count, "reason": why}
-        self._tell(slot, parent, group_id, group, "children_cancelled", details)
-        post = CancelChildren(parent.id, parent.partition_key, group_id, group.seq)
-        for shard in group.shards:
-            if shard == self._shard:
-                self.cancel(post)
-            else:
-                self._post(shard, post)
+        count = sum(group.open_count for group in chosen.values())
+        names: dict[str, Any] = {"group_ids": list(chosen)}
+        if why == GROUP_RESOLVED:
+            names = {"group_id": next(iter(chosen))}
+        details = {**names, "open": count, "reason": why}
+        self._tell(slot, parent, chosen, "children_cancelled", details)
+        for group_id, group in chosen.items():
+            post = CancelChildren(parent.id, parent.partition_key, group_id, group.seq)
+            for shard in group.shards:
+                if shard == self._shard:
+                    self.cancel(post)
+                else:
+                    self._post(shard, post)
 
     def _resolve(
         self, slot: Slot, parent: Record, group_id: str, group: ChildGroup, outcome: str
@@ -150,19 +162,18 @@ class Cascade:
                 "attempts": 0,
                 "reclaims": 0,
             }
-        self._tell(slot, parent, group_id, group, "group_resolved", details, changes)
+        self._tell(slot, parent, {group_id: group}, GROUP_RESOLVED, details, changes)
 
     def _tell(
         self,
         slot: Slot,
         parent: Record,
-        group_id: str,
-        group: ChildGroup,
+        groups: dict[str, ChildGroup],
         event: str,
         details: dict[str, Any],
         changes: dict[str, Any] | None = None,
     ) -> Record:
-        """Write an event of a group into its parent's history, with the group as it is now."""
+        """Write an event of groups into their parent's history, with the groups as they are now."""
         extras = parent.extras or NO_EXTRAS
         fields = {
             "version": parent.version + 1,
@@ -171,7 +182,7 @@ class Cascade:
             "event_from": parent.logical_state,
             "event_worker": parent.lease_owner,
             "event_details": details,
-            "extras": replace(extras, groups={**(extras.groups or {}), group_id: group}),
+            "extras": replace(extras, groups={**(extras.groups or {}), **groups}),
             **(changes or {}),
         }
         return self._put(slot, replace(parent, **fields))
@@ -225,3 +236,8 @@ class Cascade:
 
     def _is_full(self) -> bool:
         return len(self._turn.puts) >= self._bound
+
+
+def _is_to_be_cancelled(group: ChildGroup) -> bool:
+    is_asked = group.on_parent_closed == CANCEL_CHILDREN and not group.cancels
+    return is_asked and group.open_count > 0

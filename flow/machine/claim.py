@@ -11,7 +11,7 @@ from ..index.timequeue import Entry
 from ..limits import INTEGER_MAX
 from ..queries import Probe, Watch
 from ..record import RUNNING, Record
-from ..replies import Done, Heads, Outcome, Reply
+from ..replies import Done, Heads, Outcome, Reply, reject
 from .expiry import refuse_overdue
 from .retry import exhausted, told
 from .state import ShardState
@@ -24,6 +24,12 @@ def claim_due(state: ShardState, command: ClaimDue, turn: Turn) -> Reply:
     Takes entries out of the index; each of their records is replaced in this same turn, which
     is what makes taking them safe.
     """
+    if not 0 <= command.expired_first <= command.limit:
+        return reject(
+            "invalid_argument",
+            f"expired_first is a part of the limit: 0 to {command.limit}",
+            argument="expired_first",
+        )
     wanted = Filter(command.type, command.states, command.partition_keys, command.priority)
     taken: list[tuple[Slot, bool]] = []
     if command.expired and command.expired_first:

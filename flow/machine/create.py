@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from ..commands import Create, NewFlow, StartAndClaim
 from ..errors import Refused
 from ..index.table import Slot
-from ..limits import INTEGER_MAX, RESERVED_RETRY_MS
+from ..limits import INTEGER_MAX, NAME_BYTES_MAX, RESERVED_RETRY_MS
 from ..record import RUNNING, Extras, Record
 from ..replies import Done, Outcome, Reply
+from .allowed import RESERVED_STATES, fault_of_new, invalid
 from .guard import decide_items, refuse
 from .state import ShardState, drop_of
 from .turn import Turn
@@ -39,13 +40,21 @@ def create(state: ShardState, command: Create, turn: Turn) -> Reply:
 
 def create_item(state: ShardState, item: NewFlow, turn: Turn, txn: str | None = None) -> Outcome:
     """Create one flow, or find its equal. `txn`: the transaction that may have reserved its id."""
-    digest = _digest(item)
+    packed = _encode(replace(item, idempotent=False) if item.idempotent else item)
+    # Nearly all are too small to have anything over its limit: they are not looked at closely.
+    if len(packed) > NAME_BYTES_MAX or item.values or item.state in RESERVED_STATES:
+        fault = fault_of_new(item, len(packed))
+        if fault is not None:
+            return fault
+    digest = _digest(packed)
     if state.families.reserved and (reserved := refuse_reserved(state, item, txn)) is not None:
         return reserved
     slot = state.table.get(item.partition_key, item.id)
     if slot is not None:
-        taken = _taken(state, slot, item, digest, turn)
-        if taken is not None:
+        if txn is not None:
+            # Its retention was over when the id was reserved, whatever this command's time is.
+            turn.drops.append(drop_of(slot))
+        elif (taken := _taken(state, slot, item, digest, turn)) is not None:
             return taken
     return turn.put(Slot(), new_record(item, digest, _max_active_ms(state, item), turn))
 
@@ -151,21 +160,25 @@ def _extras(item: NewFlow, max_active_ms: int | None, turn: Turn) -> Extras | No
     )
 
 
-def _digest(item: NewFlow) -> bytes:
-    """Return the digest of the creation arguments (BLAKE2b, RFC 7693), `idempotent` left out.
+def _digest(packed: bytes) -> bytes:
+    """Return the digest of packed creation arguments (BLAKE2b, RFC 7693), `idempotent` left out.
 
-    Of the packed array, without its header and the nils at its end: so a field that a later
-    version adds, None where it is not given, leaves the digests of old creations as they are.
+    Of the array without its header and the nils at its end: so a field that a later version adds,
+    None where it is not given, leaves the digests of old creations as they are.
     """
-    if item.idempotent:
-        item = replace(item, idempotent=False)
-    packed = _encode(item)
     assert packed[0] == _ARRAY16, "an array of 16 fields or more"
     return blake2b(packed[3:].rstrip(_NIL), digest_size=_DIGEST_BYTES).digest()
 
 
 def start_and_claim(state: ShardState, command: StartAndClaim, turn: Turn) -> Reply:
     """Create a flow and lease it to its creator, in one write and one version."""
+    if command.item.idempotent or command.item.run_at_ms is not None:
+        fault = invalid(
+            command.item,
+            "idempotent" if command.item.idempotent else "run_at_ms",
+            "a flow that is leased from its first moment is new, and not due later",
+        )
+        return Done([fault], applied=False)
     outcome = create_item(state, command.item, turn)
     if isinstance(outcome, Refused):
         return Done([outcome], applied=False)

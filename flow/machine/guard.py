@@ -8,7 +8,8 @@ from typing import TypeVar
 from ..commands import Item
 from ..errors import Refused
 from ..record import RUNNING, Record
-from ..replies import Done, Outcome
+from ..replies import Done, Outcome, Rejected
+from .allowed import invalid, long, named_twice, unknowable
 from .expiry import refuse_overdue
 from .state import ShardState
 from .turn import Turn
@@ -25,8 +26,10 @@ def decide_items(
     *,
     independent: bool,
     ends_overdue: bool = True,
-) -> Done:
+) -> Done | Rejected:
     """Decide each item; unless independent, one refusal takes back the whole group."""
+    if len(items) > 1 and (twice := named_twice(items)) is not None:
+        return twice
     overdue = _overdue(state, items, turn) if ends_overdue and state.deadlines else {}
     mark = turn.mark()
     outcomes: list[Outcome] = []
@@ -80,6 +83,8 @@ def refuse(code: str, record: Record, message: str, **fields: object) -> Refused
 
 def not_found(item: Item) -> Refused:
     """Refuse an item whose flow is absent."""
+    if (argument := unknowable(item)) is not None:
+        return invalid(item, argument, long(argument))
     where = "" if item.partition_key is None else f" in partition {item.partition_key!r}"
     return Refused(
         "flow_not_found",

@@ -11,6 +11,7 @@ from ..errors import Refused
 from ..limits import INTEGER_MAX
 from ..record import RUNNING, TERMINAL_STATES, Record
 from ..replies import Done, Outcome, Reply
+from .allowed import RESERVED_STATES, invalid, reserved
 from .expiry import refuse_overdue
 from .guard import check_lease, decide_items, not_found, refuse, settle_mark, stale
 from .state import ShardState
@@ -24,6 +25,8 @@ def transition(state: ShardState, command: Transition, turn: Turn) -> Reply:
 
 
 def _transition(state: ShardState, item: Move, turn: Turn) -> Outcome:
+    if item.to_state in RESERVED_STATES:
+        return reserved(item, "to_state")
     slot = state.find(item.partition_key, item.id, turn.now_ms)
     if slot is None:
         return not_found(item)
@@ -111,6 +114,8 @@ def _brought(record: Record, item: Move, turn: Turn) -> dict[str, Any] | Refused
 def step_continue(state: ShardState, command: StepContinue, turn: Turn) -> Reply:
     """Move a leased flow and keep it leased, under new tokens."""
     item = command.item
+    if (fault := _fault_of_step(item)) is not None:
+        return Done([fault], applied=False)
     slot = state.find(item.partition_key, item.id, turn.now_ms)
     if slot is None:
         return Done([not_found(item)], applied=False)
@@ -146,3 +151,15 @@ def step_continue(state: ShardState, command: StepContinue, turn: Turn) -> Reply
         **changes,
     )
     return Done([turn.put(slot, after)])
+
+
+def _fault_of_step(item: Move) -> Refused | None:
+    """Refuse what a transition may say and a step that keeps its lease may not."""
+    if item.to_state in RESERVED_STATES:
+        return reserved(item, "to_state")
+    if item.lease_token is None:
+        return invalid(item, "lease_token", "only the holder of a lease can keep it")
+    if item.run_at_ms is not None or item.priority is not None:
+        argument = "priority" if item.run_at_ms is None else "run_at_ms"
+        return invalid(item, argument, "it has no effect while the lease is kept; leave it out")
+    return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..commands import PolicyAdopt, PolicySet
+from ..document import fault_of
 from ..events import PolicyStored
+from ..limits import INTEGER_MAX, POLICY_STATES_MAX
 from ..policy import RetryPatch, RetryRule, patch_of, resolve
 from ..queries import PolicyGet
 from ..replies import Data, Reply, reject
@@ -59,6 +61,8 @@ class Policies:
 
 def policy_set(policies: Policies, command: PolicySet, turn: Turn) -> Reply:
     """Merge or replace a type's policy; every applied call is a new generation."""
+    if (fault := fault_of(command.patch)) is not None:
+        return _invalid(command.type, fault)
     stored = policies.get(command.type)
     generation = 0 if stored is None else stored.generation
     if command.expected_generation not in (None, generation):
@@ -70,15 +74,23 @@ def policy_set(policies: Policies, command: PolicySet, turn: Turn) -> Reply:
         )
     base = {} if stored is None or command.replace else stored.policy
     policy = PolicyStored(command.type, _merge(base, command.patch), generation + 1)
+    if len(policy.policy.get("states", ())) > POLICY_STATES_MAX:
+        return _invalid(command.type, f"it would have over {POLICY_STATES_MAX} states")
+    if policy.generation > INTEGER_MAX:
+        return _invalid(command.type, "there is no generation after this one")
     turn.facts.append(policy)
     return Data(_told(policy))
 
 
 def policy_adopt(policies: Policies, command: PolicyAdopt, turn: Turn) -> Reply:
     """Follow the deciding shard; a generation that is not newer is already here."""
+    if (fault := fault_of(command.policy)) is not None:
+        return _invalid(command.type, fault)
     stored = policies.get(command.type)
     if stored is None or stored.generation < command.generation:
-        turn.facts.append(PolicyStored(command.type, command.policy, command.generation))
+        # What a patch may clear has no place in a policy that is kept.
+        policy = _merge({}, command.policy)
+        turn.facts.append(PolicyStored(command.type, policy, command.generation))
     return Data(None)
 
 
@@ -88,6 +100,10 @@ def policy_get(policies: Policies, query: PolicyGet) -> Reply:
         return Data([_told(policy) for policy in policies.all()])
     stored = policies.get(query.type)
     return Data(_told(stored or PolicyStored(query.type, {}, 0)))
+
+
+def _invalid(flow_type: str, fault: str) -> Reply:
+    return reject("invalid_argument", f"the policy of {flow_type!r}: {fault}", argument="policy")
 
 
 def _told(policy: PolicyStored) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from .turn import Turn
 
 def deliver(state: ShardState, command: Deliver, turn: Turn) -> Reply:
     """Apply posts that are new here, as many as one turn may hold; answer with the last one."""
+    if command.source >= state.settings.shards:
+        return reject("invalid_argument", "there is no such shard", argument="source")
     seen = state.families.seen.get(command.source, 0)
     if command.first > seen + 1:
         return reject(

@@ -10,8 +10,9 @@ from ..commands import Retry, Retrying
 from ..errors import Refused
 from ..limits import INTEGER_MAX
 from ..policy import RetryRule
-from ..record import TERMINAL_STATES, Record
+from ..record import RUNNING, TERMINAL_STATES, Record
 from ..replies import Outcome, Reply
+from .allowed import invalid
 from .guard import check_lease, decide_items, not_found, settle_mark
 from .state import ShardState
 from .turn import Turn
@@ -24,6 +25,8 @@ def retry(state: ShardState, command: Retry, turn: Turn) -> Reply:
 
 
 def _retry(state: ShardState, item: Retrying, turn: Turn) -> Outcome:
+    if item.retry is not None and item.retry.exhausted_to == RUNNING:
+        return invalid(item, "retry", f"exhausted_to is a state other than {RUNNING!r}")
     slot = state.find(item.partition_key, item.id, turn.now_ms)
     if slot is None:
         return not_found(item)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.msgpack import Encoder
 from msgspec.structs import replace
 
 from ..commands import NewFlow
@@ -26,10 +27,11 @@ from ..family import (
     SpawnDecide,
     SpawnEnd,
 )
-from ..index.families import Key, Undecided
+from ..index.families import Undecided
 from ..limits import CHILDREN_MAX, DEPTH_MAX, GROUPS_MAX
 from ..record import NO_EXTRAS, RUNNING, TERMINAL_STATES, Extras, Record
-from ..replies import Data, Done, Outcome, Rejected, Reply
+from ..replies import Data, Done, Outcome, Rejected, Reply, reject
+from .allowed import fault_of_new, fault_of_spawn, invalid, named_twice
 from .create import create_item, refuse_reserved
 from .ending import closing
 from .expiry import refuse_overdue
@@ -37,6 +39,8 @@ from .groups import new_group
 from .guard import check_lease, not_found, refuse, settle_mark, stale
 from .state import ShardState
 from .turn import Turn
+
+_encode = Encoder().encode
 
 # ---- the parent's shard ----
 
@@ -72,6 +76,8 @@ def spawn_decide(state: ShardState, command: SpawnDecide, turn: Turn) -> Reply:
     assert slot is not None and slot.record is not None
     parent = slot.record
     kin = state.families.undecided[txn].kin if txn is not None else _kin_of(parent, spawn, turn)
+    if (twice := named_twice(command.children)) is not None:
+        return twice
     mark = turn.mark()
     for child in command.children:
         made = _create_child(state, child, kin, turn)
@@ -97,7 +103,7 @@ def _may_decide(state: ShardState, command: SpawnDecide, turn: Turn) -> Outcome 
         # A repeat that has prepared children of its own has to take them back first.
         return _aborted(spawn) if txn is not None and isinstance(verdict, Record) else verdict
     if txn is None and len(command.children) != spawn.total:
-        return _invalid(spawn, "children", "the group's total is not the number of children")
+        return invalid(spawn, "children", "the group's total is not the number of children")
     return refuse_overdue(state, state.find(spawn.partition_key, spawn.id, turn.now_ms), turn)
 
 
@@ -128,15 +134,16 @@ def prepare(state: ShardState, command: Prepare, turn: Turn) -> Reply:
     families = state.families
     if command.txn in families.prepared:
         return Data(True)
-    ids: set[Key] = set()
+    if command.coordinator >= state.settings.shards:
+        return reject("invalid_argument", "there is no such shard", argument="coordinator")
+    if (twice := named_twice(command.children)) is not None:
+        return twice
     for child in command.children:
-        key = child.partition_key, child.id
-        taken = _refuse_taken(state, child, turn)
-        if taken is None and key in ids:
-            taken = _invalid(child, "children", "two children with this id")
-        if taken is not None:
-            return Rejected(taken)
-        ids.add(key)
+        # Whatever could refuse it later has to do so now: a prepared child is as good as made.
+        named = _named(child, command.kin)
+        refused = _refuse_taken(state, child, turn) or fault_of_new(named, len(_encode(named)))
+        if refused is not None:
+            return Rejected(refused)
     turn.facts.append(
         Prepared(
             command.txn,
@@ -180,6 +187,8 @@ def commit_prepared(state: ShardState, txn: str, turn: Turn) -> bool:
 
 def _examine(state: ShardState, spawn: Spawn, now_ms: int) -> Outcome | None:
     """Return None if the fan-out may be, the parent's record for a repeat, else a refusal."""
+    if (fault := fault_of_spawn(spawn, state.settings.shards)) is not None:
+        return fault
     slot = state.find(spawn.partition_key, spawn.id, now_ms)
     if slot is None:
         return not_found(spawn)
@@ -231,11 +240,11 @@ def _guard(record: Record, spawn: Spawn) -> Refused | None:
 
 def _bounds(record: Record, extras: Extras, spawn: Spawn) -> Refused | None:
     if not 1 <= spawn.total <= CHILDREN_MAX:
-        return _invalid(spawn, "children", f"a group has 1 to {CHILDREN_MAX} children")
+        return invalid(spawn, "children", f"a group has 1 to {CHILDREN_MAX} children")
     if len(extras.groups or ()) >= GROUPS_MAX:
-        return _invalid(spawn, "group_id", f"it has {GROUPS_MAX} groups, which is the most")
+        return invalid(spawn, "group_id", f"it has {GROUPS_MAX} groups, which is the most")
     if extras.depth >= DEPTH_MAX:
-        return _invalid(spawn, "children", f"it has {DEPTH_MAX} ancestors, which is the most")
+        return invalid(spawn, "children", f"it has {DEPTH_MAX} ancestors, which is the most")
     return None
 
 
@@ -296,14 +305,7 @@ def _create_child(
     txn: str | None = None,
     at_ms: int | None = None,
 ) -> Outcome:
-    named = replace(
-        child,
-        idempotent=False,
-        parent_flow_id=kin.parent_flow_id,
-        root_flow_id=kin.root_flow_id,
-        correlation_id=child.correlation_id or kin.correlation_id,
-    )
-    made = create_item(state, named, turn, txn)
+    made = create_item(state, _named(child, kin), turn, txn)
     if isinstance(made, Refused):
         return made
     slot, record = turn.puts.pop()
@@ -318,6 +320,17 @@ def _create_child(
     if at_ms is not None and child.run_at_ms is None:
         times["next_run_at_ms"] = at_ms
     return turn.put(slot, replace(record, extras=extras, **times))
+
+
+def _named(child: NewFlow, kin: Kin) -> NewFlow:
+    """Return a child with what it has from its parent."""
+    return replace(
+        child,
+        idempotent=False,
+        parent_flow_id=kin.parent_flow_id,
+        root_flow_id=kin.root_flow_id,
+        correlation_id=child.correlation_id or kin.correlation_id,
+    )
 
 
 def _refuse_taken(state: ShardState, child: NewFlow, turn: Turn) -> Refused | None:
@@ -342,12 +355,4 @@ def _aborted(spawn: Spawn) -> Refused:
         "spawn_aborted",
         f"the fan-out of {spawn.id!r} was given up before its decision; try it again",
         {"flow_id": spawn.id, "partition_key": spawn.partition_key},
-    )
-
-
-def _invalid(item: Any, argument: str, why: str) -> Refused:
-    return Refused(
-        "invalid_argument",
-        f"{item.id!r}: {why}",
-        {"argument": argument, "flow_id": item.id, "partition_key": item.partition_key},
     )

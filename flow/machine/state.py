@@ -16,7 +16,6 @@ from ..index.listing import Listing
 from ..index.table import FlowTable, Slot
 from ..index.timequeue import TimeQueue
 from ..limits import NEVER
-from ..log.position import POSITION_BYTES, unpack
 from ..record import FAILED, NO_EXTRAS, RUNNING, TERMINAL_STATES, Record
 from ..settings import Settings
 from .policies import Policies
@@ -237,16 +236,7 @@ def drop_of(slot: Slot) -> Dropped:
     record = slot.record
     assert record is not None
     spent = [number for _, number in slot.spent or ()]
-    return Dropped(
-        record.id, record.partition_key, [*spent, *value_numbers(record)], _first_segment(slot)
-    )
-
-
-def _first_segment(slot: Slot) -> int:
-    """Return the file of a flow's first record; 0 if its history is no longer whole."""
-    assert slot.record is not None
-    whole = len(slot.trail) == slot.record.version * POSITION_BYTES
-    return next(unpack(slot.trail)).segment if whole and slot.trail else 0
+    return Dropped(record.id, record.partition_key, [*spent, *value_numbers(record)])
 
 
 def forget_spent(slot: Slot, oldest_version: int) -> list[int]:

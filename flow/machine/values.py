@@ -7,11 +7,13 @@ from hashlib import blake2b
 
 from msgspec.structs import replace
 
-from ..commands import Attributes, PackedValues, SharedValuePut, ValuePut
+from ..bounds import Attributes, PackedValues
+from ..commands import SharedValuePut, ValuePut
 from ..errors import Refused
 from ..limits import ATTRIBUTES_MAX, NAMED_VALUES_MAX
 from ..record import NO_EXTRAS, Extras, NamedValue, Record, value_ref
 from ..replies import Data, Done, Reply
+from .allowed import fault_of_attributes, fault_of_names
 from .expiry import refuse_overdue
 from .guard import not_found, refuse
 from .state import ShardState
@@ -34,6 +36,8 @@ def with_values(
     before = extras or NO_EXTRAS
     named = before.values
     if values:
+        if (fault := fault_of_names(record, values)) is not None:
+            return fault
         fresh = name_values(named or {}, values, turn)
         if isinstance(fresh, str):
             return refuse(
@@ -61,6 +65,8 @@ def with_values(
                 f"flow {record.id!r} would have {len(facts)} attributes; "
                 f"{ATTRIBUTES_MAX} is the most",
             )
+        if (fault := fault_of_attributes(record, facts)) is not None:
+            return fault
     if named is before.values and facts == before.attributes:
         return extras
     return replace(before, values=named, attributes=facts)
@@ -92,6 +98,8 @@ def digest_of(data: bytes) -> bytes:
 
 def value_put(state: ShardState, command: ValuePut, turn: Turn) -> Reply:
     """Set one named value; equal bytes write nothing."""
+    if (fault := fault_of_names(command, (command.name,))) is not None:
+        return Done([fault], applied=False)
     slot = state.find(command.partition_key, command.id, turn.now_ms)
     if slot is None:
         return Done([not_found_named(command)], applied=False)

@@ -1,4 +1,7 @@
-"""Whatever else connects to a shard is shown out, and a client beside it notices nothing."""
+"""Whatever else connects to a shard is shown out, and a client beside it notices nothing.
+
+A client that has the token and asks for what is not allowed is told so, and may go on.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import shardflow as sf
@@ -27,8 +31,11 @@ from shardflow.actors.wire import (
 )
 from shardflow.flow.codec import encoder
 from shardflow.flow.limits import CONNECTIONS_MAX, WIRE_FRAME_BYTES_MAX
-from shardflow.flow.queries import Stats, ValueGet
+from shardflow.flow.queries import Info, Stats, ValueGet, Watch
+from shardflow.flow.replies import Rejected
+from support.lone import Shard
 from support.processes import eventually, stderr_to
+from support.strange import places, raw, replaced, strangers_of, valid_requests
 
 HALF_MIB = 2**19
 
@@ -130,6 +137,7 @@ BEFORE_THE_TOKEN: dict[str, Callable[[Stranger], None]] = {
     "another protocol": lambda s: s.greet(protocol=PROTOCOL + 1),
     "no handshake": lambda s: s.send(pack_frame(HELLO, b"\xc0")),
     "an empty handshake": lambda s: s.send(frame_of(0)),
+    "a token that is no text": lambda s: s.send(pack_frame(HELLO, b"\x93\x01\xa3\xed\xa0\x80\x01")),
     "a deep handshake": lambda s: s.send(pack_frame(HELLO, b"\x91" * 4_000)),
     "a request without a handshake": lambda s: s.ask(1, Stats(False)),
 }
@@ -140,13 +148,25 @@ AFTER_THE_TOKEN: dict[str, Callable[[Stranger], None]] = {
     "a frame over the bound": lambda s: s.send(frame_of(WIRE_FRAME_BYTES_MAX + 1, 1)),
     "a second handshake": Stranger.greet,
     "an empty request": lambda s: s.send(frame_of(0, 1)),
-    "a request that is none": lambda s: s.send(pack_frame(1, b"\x93\x01\x02\x03")),
-    "a request of no known kind": lambda s: s.send(pack_frame(1, b"\x91\xcd\xff\xff")),
     "a request with bytes behind it": lambda s: s.send(
         pack_frame(1, encoder.encode(Stats(False)) + b"\xc0")
     ),
-    "a deep request": lambda s: s.send(pack_frame(1, b"\x91" * 100_000)),
-    "a wrong type in a request": lambda s: s.send(pack_frame(1, b"\x92\x71\xa1x")),
+    "a request that ends too soon": lambda s: s.send(pack_frame(1, encoder.encode(Info("t"))[:-1])),
+    "a name that is no text": lambda s: s.send(pack_frame(1, b"\x92\x69\xa3\xed\xa0\x80")),
+    "an allowed request that is numbered as a handshake": lambda s: s.send(
+        pack_frame(HELLO, b"\x92\x71\xa1x")
+    ),
+}
+
+NOT_ALLOWED: dict[str, bytes] = {
+    "a request that is none": b"\x93\x01\x02\x03",
+    "a request of no known kind": b"\x91\xcd\xff\xff",
+    "a deep request": b"\x91" * 100_000,
+    "a deep policy": b"\x95\x0d\xa1t" + b"\x81\xa1a" * 100_000,
+    "a wrong type in a request": b"\x92\x71\xa1x",
+    "a number out of bounds": encoder.encode(Info("t", -1)),
+    "a text out of bounds": encoder.encode(Info("t" * 513)),
+    "an endless word": encoder.encode([104, "x" * 1_000_000]),
 }
 
 
@@ -179,6 +199,52 @@ def test_who_shows_the_token_and_then_sends_junk_is_shown_out(
     AFTER_THE_TOKEN[what](stranger)
     stranger.assert_shown_out()
     assert_one_warning(said)
+
+
+@pytest.mark.parametrize("what", NOT_ALLOWED)
+def test_who_asks_for_what_is_not_allowed_is_told_so_and_may_go_on(
+    stranger: Stranger, said: Said, what: str
+) -> None:
+    stranger.greet()
+    stranger.receive()
+    for number in (3, 4):
+        stranger.send(pack_frame(number, NOT_ALLOWED[what]))
+        got, body = stranger.receive()
+        refused = read_reply(body).refused
+        assert (got, refused.code) == (number, "invalid_argument")
+        assert len(refused.message) < 300
+    stranger.ask(7, Stats(False))
+    assert stranger.receive()[0] == 7
+    eventually(said.warnings, "nothing is said about it")
+    (line,) = said.warnings()
+    assert f"client {os.getpid()}: " in line
+    assert len(line) < 400
+
+
+def test_a_storm_of_strange_requests_is_answered_by_the_same_process(
+    stranger: Stranger, store: sf.Store
+) -> None:
+    # The fixture sees to it that the process stays the same, and that others are served.
+    stranger.greet()
+    stranger.receive()
+    refused = last = 0
+    for request in valid_requests(Shard().known):
+        first = last + 1
+        for path, node in places(raw(request)):
+            for strange in strangers_of(node)[:6]:
+                last += 1
+                body = msgspec.msgpack.encode(replaced(raw(request), path, strange))
+                stranger.send(pack_frame(last, body))
+        last += 1
+        stranger.ask(last, Stats(False))
+        # A watch need not be answered.
+        wanted = {last} if isinstance(request, Watch) else {*range(first, last + 1)}
+        while wanted:
+            number, body = stranger.receive()
+            wanted.discard(number)
+            refused += isinstance(read_reply(body), Rejected)
+        assert store.flow_info("late")["total"] == 0
+    assert refused > last / 2
 
 
 def test_the_token_is_never_said(stranger: Stranger, said: Said) -> None:

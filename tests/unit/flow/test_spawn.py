@@ -212,6 +212,18 @@ def test_a_cancelled_parent_takes_its_children_along_over_shards(kin: Family) ->
     assert (group.cancelled, group.status, kin.parent.state) == (3, "failure", "cancelled")
 
 
+def test_children_are_cancelled_by_the_delivery_that_also_commits_them(kin: Family) -> None:
+    for number, do in enumerate(kin.steps()):
+        if number < 4:  # nobody tells the children's shards of the decision but the courier
+            do()
+    kin.shards.end(kin.keys[0], PARENT, "cancelled")
+    kin.shards.courier()
+    for number in range(COUNT):
+        child = kin.child(number)
+        assert child is not None and child.state == "cancelled"
+    assert kin.parent.child_groups["g"].cancelled == COUNT
+
+
 def test_a_deep_tree_on_several_shards_ends_with_its_root(kin: Family) -> None:
     shards, keys = kin.shards, kin.keys
     parent = keys[0], PARENT
