@@ -195,12 +195,15 @@ class Log:
 
     def remove_parts(self, parts: Iterable[Part]) -> None:
         """Remove files that a merged one covers, and that nothing names any more."""
-        for part in parts:
+        for place, part in enumerate(parts):
             del self.spans[part.number]
             handle = self._handles.pop(part.number, None)
             if handle is not None:
                 handle.close()
             self._files.remove(part.name)
+            if place == 0:
+                # While the first is there, recovery takes the sources and not the merged file.
+                self._files.sync_directory()
         self._files.sync_directory()
 
     def _name(self, number: int) -> str:

@@ -95,7 +95,7 @@ def recover(files: Files, take: Take) -> Recovery:
 
 def _recover(files: Files, take: Take, result: Recovery) -> None:
     found = parts_in(files)
-    parts, obsolete = _without_covered(files, found)
+    parts, obsolete = _without_covered(found)
     bad: _Bad | None = None
     for part in parts:
         number = part.number
@@ -130,31 +130,22 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
     _cut_tail(files, parts, obsolete, result)
 
 
-def _without_covered(files: Files, found: list[Part]) -> tuple[list[Part], list[Part]]:
-    """Return the files to read, and those that a merge has replaced, or has not finished."""
-    kept: list[Part] = []
-    obsolete: list[Part] = []
+def _without_covered(found: list[Part]) -> tuple[list[Part], list[Part]]:
+    """Return the files to read, and those that are to be removed.
+
+    A merge removes the first of its sources before the others. So while that is there, all of
+    them are, and the merged file need not be whole; once it is gone, the merged file is on disk.
+    """
+    oldest: dict[int, Part] = {}
     for part in found:
-        is_cut_short = part.is_merged and _range_of(files, part) is None
-        if is_cut_short or any(whole.covers(part) for whole in kept):
-            obsolete.append(part)
-        else:
+        other = oldest.setdefault(part.first, part)
+        if part.number < other.number:
+            oldest[part.first] = part
+    kept: list[Part] = []
+    for part in sorted(oldest.values()):
+        if not kept or not kept[-1].covers(part):
             kept.append(part)
-    return kept, obsolete
-
-
-def _range_of(files: Files, part: Part) -> tuple[int, int, int] | None:
-    """Return (first LSN, last LSN, newest LSN then) of a merged file; None if it has no end."""
-    handle = files.open(part.name)
-    try:
-        size = handle.size()
-        head = memoryview(handle.pread(HEADER_BYTES + RANGE.size + 4, 0))
-        tail = memoryview(handle.pread(_END_BYTES, max(0, size - _END_BYTES)))
-    finally:
-        handle.close()
-    if read_header(head, 0) is None or read_header(tail, 0) is None:
-        return None
-    return RANGE.unpack_from(head, HEADER_BYTES)
+    return kept, [part for part in found if part not in kept]
 
 
 _END_BYTES = HEADER_BYTES + END.size + 4
@@ -162,12 +153,16 @@ _END_BYTES = HEADER_BYTES + END.size + 4
 
 def _read_merged(files: Files, part: Part, data: memoryview, result: Recovery, take: Take) -> None:
     """Read a merged file. It was whole when it got its end, so anything else is damage."""
+    end = len(data) - _END_BYTES
+    if end < HEADER_BYTES + RANGE.size or read_header(data, 0) is None:
+        raise _corrupt(files, part, 0, "it does not begin with what it covers")
+    if read_header(data, end) is None:
+        raise _corrupt(files, part, end, "its end is missing")
     first_lsn, last_lsn, merged_lsn = RANGE.unpack_from(data, HEADER_BYTES)
     if first_lsn != result.lsn + 1:
         why = f"it begins with frame {first_lsn}, and frame {result.lsn + 1} belongs there"
         raise _corrupt(files, part, 0, why)
     at = frames = 0
-    end = len(data) - _END_BYTES
     while at < end:
         header = read_header(data, at)
         if header is None or header.lsn != last_lsn:
