@@ -230,13 +230,18 @@ def report_of(output: bytes) -> dict[str, Any] | None:
     return None
 
 
+def can_spawn() -> bool:
+    """Whether there is an interpreter to run shards in."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
 def spawn(config: dict[str, Any]) -> subprocess.Popen[bytes]:
     """Start a shard in a fresh interpreter, which knows nothing of the caller's main module.
 
     Its stdin is the lifeline. It has a session of its own, so that Ctrl-C and the end of a
     terminal reach it only through its host.
     """
-    if getattr(sys, "frozen", False) or not sys.executable:
+    if not can_spawn():
         raise StoreConfigError(
             "shard processes need a Python interpreter to run in, and this program is frozen into "
             "an executable: open the store with in_process=True"

@@ -1,0 +1,153 @@
+"""OWNER: whose directory this is. The kernel keeps it, so it ends with its process.
+
+Two POSIX record locks on one file, which holds the owner's pid for people to read:
+
+    byte 0   held by the process that hosts the store
+    byte 1   held by it as well, once run/ says what an attaching process has to know
+
+A POSIX lock goes with its process, however that ends, and a forked child does not inherit it. But
+it does not hold against its own process, and closing any descriptor of the file gives it up: hence
+`_owned`, which is asked before the file is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import threading
+from pathlib import Path
+
+from ..flow.errors import StoreLocked
+
+_HOSTED = 0
+_PUBLISHED = 1
+_FLOCK = "hhqqi4x"
+"""struct flock: type, whence, start, length, pid."""
+
+_owned: dict[tuple[int, int], int] = {}
+"""Owner files that are locked by a process, under whatever path, and that process's pid."""
+_gate = threading.Lock()
+"""Held while an owner file is open and may be closed: two threads would undo each other's locks."""
+
+
+class Owner:
+    """The owner file of one directory, and this process's hold on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "OWNER"
+        self._fd = -1
+        self._pid = 0
+
+    def lock(self) -> None:
+        """Make this process the owner, until `unlock` or its end. Does not wait.
+
+        Raises:
+            StoreLocked: another process, or this one already, is the owner.
+        """
+        with _gate:
+            if self.is_own:
+                raise StoreLocked(
+                    f"{self._directory} is open in this process ({os.getpid()}) already: use that "
+                    "store, or close it first",
+                    path=str(self._directory),
+                    pid=os.getpid(),
+                )
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _HOSTED)
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            except (BlockingIOError, PermissionError):
+                pid = _locker(fd, _HOSTED) or _pid_of(os.read(fd, 64))
+                os.close(fd)
+                raise StoreLocked(
+                    f"{self._directory} is owned by process {pid or 'unknown'}: stop that process, "
+                    "or use another directory",
+                    path=str(self._directory),
+                    pid=pid,
+                ) from None
+            except BaseException:
+                os.close(fd)
+                raise
+            self._fd, self._pid = fd, os.getpid()
+            _owned[_identity(fd)] = os.getpid()
+
+    def publish(self) -> None:
+        """Let others know that what stands in run/ is this owner's."""
+        assert self._fd >= 0, "only an owner has something to say"
+        fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _PUBLISHED)
+
+    def unlock(self) -> None:
+        """Stop being the owner; safe to repeat, and without effect in a forked child."""
+        with _gate:
+            fd, self._fd = self._fd, -1
+            if fd < 0 or self._pid != os.getpid():
+                return
+            _owned.pop(_identity(fd), None)
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+            os.close(fd)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether some process, maybe this one, is the owner."""
+        return self._asked(_HOSTED)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the owner, if there is one, has written what stands in run/."""
+        return self._asked(_PUBLISHED)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process is the owner, by this object or another."""
+        with contextlib.suppress(FileNotFoundError):
+            return _owned.get(_identity(self._path)) == os.getpid()
+        return False
+
+    def _asked(self, byte: int) -> bool:
+        with _gate:
+            if self.is_own:
+                return True
+            try:
+                fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+            try:
+                return _locker(fd, byte) is not None
+            finally:
+                os.close(fd)
+
+
+def _identity(file: Path | int) -> tuple[int, int]:
+    found = os.stat(file)  # noqa: PTH116  # a path or a descriptor
+    return found.st_dev, found.st_ino
+
+
+def _locker(fd: int, byte: int) -> int | None:
+    """Return who holds a byte of an owner file; None: nobody, 0: a process that we cannot see.
+
+    Asked, not tried: a lock that was taken for a moment would keep a host from starting.
+    """
+    wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, wanted))
+    return None if kind == fcntl.F_UNLCK else max(0, pid)
+
+
+def _pid_of(data: bytes) -> int | None:
+    with contextlib.suppress(ValueError):
+        return int(data)
+    return None
+
+
+def _forget_after_fork() -> None:
+    """In a forked child: the locks are the parent's, and so is whoever held the gate."""
+    global _gate
+    _gate = threading.Lock()
+    _owned.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
