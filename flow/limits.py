@@ -102,7 +102,7 @@ SPAWN_MS_MAX: Final = 30_000
 ASK_AGAIN_MS: Final = 5_000
 """How often a shard asks for the outcome of children that are prepared and not decided."""
 RESERVED_RETRY_MS: Final = 50
-"""When to try an idempotent creation again whose id a fan-out has reserved."""
+"""When to try a creation again whose id a fan-out has reserved."""
 DELIVER_VALUE_BYTES_MAX: Final = 8 * MIB
 """Posts are applied in further commands once one has brought this many bytes of values."""
 COLLECT_POSTS_MAX: Final = 1_000

@@ -211,6 +211,7 @@ class Engine:
             writer.commit(sync=False)
         self.log.close()
         self._files.unlock()
+        self.state.let_go()
 
     def statistics(self, *, check: bool) -> dict[str, Any]:
         """Return counters of the shard; with `check`, also the problems found (normally none)."""
@@ -234,6 +235,7 @@ class Engine:
         """Close the files as they are: after a failure, only recovery knows what they hold."""
         self.log.abandon()
         self._files.unlock()
+        self.state.let_go()
 
     def _take(self, data: memoryview, segment: int, offset: int, length: int) -> None:
         """Take in one entry of the log during recovery: last writer wins."""

@@ -141,6 +141,12 @@ class ShardState:
             self.lineage.leave(slot, record)
         slot.record = None
         self._leave(slot, record)
+        slot.queue = None
+
+    def let_go(self) -> None:
+        """Cut what ties slots and queues together: the collector does not look into slots."""
+        for slot in self.table:
+            slot.queue = None
 
     def _enter(self, slot: Slot, record: Record) -> None:
         """Queue a slot by its new record: for its time, its lease's end, or its removal."""

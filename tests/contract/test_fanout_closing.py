@@ -46,7 +46,7 @@ class Tree:
 @each_place
 @each_end
 def test_the_end_of_a_parent_cancels_its_open_children(stage: Stage, how: str, place: str) -> None:
-    limits = {"max_active_ms": ACTIVE_MS} if how == "time out" else {}
+    limits: dict[str, Any] = {"max_active_ms": ACTIVE_MS} if how == "time out" else {}
     family = Family(stage, place, **limits)
     family.flows.release(family.job)
     stage.step()
@@ -77,7 +77,7 @@ def test_the_end_of_a_parent_cancels_its_open_children(stage: Stage, how: str, p
 def test_a_parent_that_ends_while_it_waits_takes_its_children_along(
     stage: Stage, how: str, place: str
 ) -> None:
-    limits = {"max_active_ms": ACTIVE_MS} if how == "time out" else {}
+    limits: dict[str, Any] = {"max_active_ms": ACTIVE_MS} if how == "time out" else {}
     family = Family(stage, place, **limits)
     specs = family.specs(3)
     family.spawn(specs)
@@ -179,7 +179,7 @@ def test_cancels_go_down_to_the_last_generation(stage: Stage, place: str) -> Non
 def test_a_failure_goes_up_to_the_root_and_down_again(stage: Stage, how: str, place: str) -> None:
     family = Family(stage, place)
     children = family.specs(2)
-    options = {"success": "completed", "failure": "failed"}
+    options: dict[str, Any] = {"success": "completed", "failure": "failed"}
     family.spawn(children, **options)
     ours, theirs = family.specs(2, "a"), family.specs(2, "b")
     if how == "time out":

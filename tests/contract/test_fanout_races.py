@@ -174,7 +174,7 @@ def test_children_that_end_at_the_same_time_resolve_their_group_once(
         family.spawn(specs, wait=chance.choice(["all", "any"]))
         jobs = [family.claim(spec) for spec in specs]
         ends = [chance.choice([still.flows.complete, still.flows.fail]) for _ in jobs]
-        answers = at_once(*(partial(*pair) for pair in zip(ends, jobs, strict=True)))
+        answers = at_once(*(partial(end, job) for end, job in zip(ends, jobs, strict=True)))
         assert all(isinstance(answer, sf.FlowRecord | sf.StaleLease) for answer in answers)
         check_ends(family, specs)
         won = family.group().status == "success"
@@ -203,7 +203,7 @@ def _a_thousand(flows: Flows, how: str) -> None:
         "lease_token": parent.lease_token,
         "fencing_token": parent.fencing_token,
     }
-    targets = {"success": "won", "failure": "lost"}
+    targets: dict[str, Any] = {"success": "won", "failure": "lost"}
     spawn = partial(store.flow_spawn_children, parent.id, children, **targets, **tokens)
     answers = at_once(spawn, spawn)
     assert [answer.child_groups["fanout"].total for answer in answers] == [1_000] * 2
@@ -216,7 +216,8 @@ def _a_thousand(flows: Flows, how: str) -> None:
                 flows.complete(job)
     else:
         at_once(*[partial(_complete_all, store, kind)] * 3)
-    group = eventually(lambda: _over(flows.get(parent)), "all children are counted")
+    eventually(lambda: _is_over(flows.get(parent)), "all children are counted")
+    group = flows.get(parent).child_groups["fanout"]
     info = store.flow_info(kind)
     assert (group.completed, group.failed, group.cancelled) == (
         info["completed"],
@@ -227,9 +228,9 @@ def _a_thousand(flows: Flows, how: str) -> None:
     assert [told["problems"] for told in store.stats(check=True)] == [[]] * 4
 
 
-def _over(parent: sf.FlowRecord) -> sf.ChildGroup | None:
+def _is_over(parent: sf.FlowRecord) -> bool:
     group = parent.child_groups["fanout"]
-    return group if group.completed + group.failed + group.cancelled == group.total else None
+    return group.completed + group.failed + group.cancelled == group.total
 
 
 def _complete_all(store: sf.Store, kind: str) -> None:

@@ -133,7 +133,12 @@ def test_only_the_children_are_compared(stage: Stage, place: str) -> None:
     repeat = Repeat(stage, place, "all")
     family = repeat.family
     with family.unchanged(family.parent):
-        for options in ({"wait": "any"}, {"success": "other"}, {"on_child_failed": "ignore"}):
+        others: list[dict[str, Any]] = [
+            {"wait": "any"},
+            {"success": "other"},
+            {"on_child_failed": "ignore"},
+        ]
+        for options in others:
             assert family.spawn(repeat.specs, **options).child_groups == family.parent.child_groups
 
 

@@ -112,7 +112,8 @@ def test_a_resolved_parent_may_end_by_that(
 ) -> None:
     family = Family(stage, place)
     specs = family.specs(2)
-    family.spawn(specs, **{outcome: end})
+    targets: dict[str, Any] = {outcome: end}
+    family.spawn(specs, **targets)
     others = family.specs(2, "o")
     waiting = family.spawn(others, family.parent, group_id="second")
     assert waiting.state == "waiting_children"

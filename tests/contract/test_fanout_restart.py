@@ -71,7 +71,7 @@ def a_cancelled_root_takes_three_generations_along(stage: Stage) -> None:
 
 def ends_go_up_three_generations(stage: Stage) -> None:
     family = Family(stage)
-    options = {"success": "completed", "failure": "failed"}
+    options: dict[str, Any] = {"success": "completed", "failure": "failed"}
     (child,) = family.specs(1)
     family.spawn([child], **options)
     (grandchild,) = family.specs(1, "g")

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ def start(path: Path, points: Sequence[Point]) -> Any:
     return running(*arguments, stderr=path / "stderr", env=environment)
 
 
+def _are_gone(pids: list[int]) -> bool:
+    return not any(map(is_running, pids))
+
+
 def told_by(host: Program) -> list[dict[str, Any]]:
     return [json.loads(line) for line in host.lines()]
 
@@ -55,7 +60,7 @@ def test_a_host_that_is_killed_at_any_point_leaves_all_or_nothing(tmp_path: Path
         with start(tmp_path, [point]) as host:
             assert host.wait() == -9, f"{point.name}: {host.lines()}, {host.stderr}"
             shards = told_by(host)[0]["shards"]
-        eventually(lambda shards=shards: not any(map(is_running, shards)), "the shards end", 10)
+        eventually(partial(_are_gone, shards), "the shards end", 10)
         with sf.open(tmp_path / "data", in_process=True) as store:
             Scene(store, point).check(None)
             assert problems_of(store) == []

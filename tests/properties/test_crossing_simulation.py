@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shardflow.actors import crossing
 from shardflow.flow.engine import engine
@@ -131,7 +132,7 @@ def prepared_ids_are_free(patch: pytest.MonkeyPatch) -> None:
 
 def a_group_resolves_again_and_again(patch: pytest.MonkeyPatch) -> None:
     def resolution(group: Any) -> str | None:
-        return groups.resolution(cascade.replace(group, status=groups.OPEN))
+        return groups.resolution(replace(group, status=groups.OPEN))
 
     patch.setattr(cascade, "resolution", resolution)
 

@@ -84,8 +84,9 @@ class Trap:
             trap._note(errand)
             trap._arrive(errands, errand, reply)
 
-        Errands.send = send  # type: ignore[method-assign]
-        Errands._arrive = arrive  # type: ignore[method-assign]
+        patched: Any = Errands
+        patched.send = send
+        patched._arrive = arrive
 
     def set(self, point: Point) -> None:
         """Spring once, at this point."""
@@ -206,8 +207,13 @@ class Scene:
 
     def complete(self, child: dict[str, Any]) -> None:
         (job,) = self.store.flow_claim_due(child["type"], worker="w")
-        where = {"partition_key": job.partition_key, "fencing_token": job.fencing_token}
-        self.store.flow_complete(job.id, job.lease_token, **where)
+        assert job.lease_token is not None
+        self.store.flow_complete(
+            job.id,
+            job.lease_token,
+            fencing_token=job.fencing_token,
+            partition_key=job.partition_key,
+        )
 
     # ---- what must come of it ----
 

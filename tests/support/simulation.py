@@ -16,17 +16,17 @@ from random import Random
 from typing import Any
 
 from shardflow.actors.courier import Courier
-from shardflow.actors.crossing import Crossing
 from shardflow.actors.errands import Errand
 from shardflow.flow import commands, family
 from shardflow.flow.commands import Ending, Hydration, Move, NewFlow, Retrying
-from shardflow.flow.errors import ERRORS, Refused
+from shardflow.flow.errors import Refused
 from shardflow.flow.family import AskOutcome, SpawnChildren, SpawnDecide
 from shardflow.flow.keys import shard_of
 from shardflow.flow.limits import ASK_AGAIN_MS, SPAWN_MS_MAX
 from shardflow.flow.policy import RetryPatch
 from shardflow.flow.record import TERMINAL_STATES, Record
 from shardflow.flow.replies import Data, Done, Rejected
+from support.driving import FanOut
 from support.families import Census, Key, problems_of
 from support.network import Network, Process, Shard
 
@@ -35,64 +35,6 @@ ENDS = ("waiting", "on", "completed", "failed")
 CHILDREN_MAX = 6
 STEPS = 600
 TIMES_MS = (1, 100, ASK_AGAIN_MS, ASK_AGAIN_MS, ASK_AGAIN_MS, SPAWN_MS_MAX)
-UNSURE = ("outcome_unknown", "gone")
-"""Outcomes that leave open whether the fan-out took place."""
-
-
-class FanOut:
-    """One call of a fan-out, from a process that may die under it."""
-
-    def __init__(self, simulation: Simulation, process: Process, request: SpawnChildren) -> None:
-        self.request = request
-        self.process = process
-        self.outcome: str | None = None
-        """"record", the code of a refusal, or "gone" with its process."""
-        self._simulation = simulation
-        self._crossing = Crossing(request, simulation.count)
-        self.digest = family.children_digest(request.children)
-        alone = self._crossing.alone()
-        self.is_across = alone is None
-        if alone is not None:
-            simulation.network.send(process, self._crossing.home, alone, self._answered)
-        else:
-            self._send(self._crossing.begin())
-
-    @property
-    def group(self) -> tuple[Key, str]:
-        spawn = self.request.spawn
-        return (spawn.partition_key, spawn.id), spawn.group_id
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether its caller may rely on it that nothing was done."""
-        if self.outcome in (None, "record", *UNSURE):
-            return False
-        assert self.outcome is not None
-        return ERRORS[self.outcome].applied == "no"
-
-    def give_up(self) -> None:
-        """Let its caller wait no longer."""
-        if self.outcome is None and self.is_across:
-            self.outcome = "shard_unavailable" if self._crossing.give_up() else "outcome_unknown"
-            self._simulation.seen["given up"] += 1
-
-    def _send(self, errands: list[Errand]) -> None:
-        for errand in errands:
-            self._simulation.network.send(
-                self.process, errand.shard, errand.request, partial(self._take, errand)
-            )
-
-    def _take(self, errand: Errand, reply: Any) -> None:
-        self._simulation.note(errand, reply)
-        self._send(self._crossing.take(errand, reply))
-        if self._crossing.reply is not None:
-            self._answered(self._crossing.reply)
-
-    def _answered(self, reply: Any) -> None:
-        outcome = reply.refused if isinstance(reply, Rejected) else reply.outcomes[0]
-        # Whoever waited no longer was told something already, and that has to hold.
-        if self.outcome is None:
-            self.outcome = outcome.code if isinstance(outcome, Refused) else "record"
 
 
 class Simulation:
@@ -108,7 +50,9 @@ class Simulation:
         self.network.refuses = self.chance.choice((0.0, 0.0, 0.05))
         self.network.repeats = 0.05
         self.fan_outs: list[FanOut] = []
-        self._deadly = self.chance.choice((0.0, 0.005, 0.02))
+        self._deadly = self.chance.choice((0.0, 0.01, 0.03))
+        self._pace = self.chance.choice((60, 120, 240))
+        """How many messages pass for one thing that a caller does."""
         self._flows = 0
         self._host = self._new_host()
         self._callers: list[Process] = [self._host]
@@ -190,11 +134,11 @@ class Simulation:
         work = (
             (10, self._fan_out),
             (8, self._end_one),
-            (1, self._cancel_one),
+            (3, self._cancel_one),
             (1, self._move_one),
             (1, self._give_up_one),
             (3, self._pass_time),
-            (200, self.network.step),
+            (self._pace, self.network.step),
         )
         return self.chance.choices([do for _, do in work], [weight for weight, _ in work])[0]
 
@@ -294,14 +238,15 @@ class Simulation:
         reply = self.network.ask(shard_of(*key, self.count), commands.Create([flow]))
         assert isinstance(reply.outcomes[0], Record)
 
-    def _any(self) -> Record | None:
-        """Return some flow that has not ended, of a shard that is up, as it is just now."""
+    def _any(self, *, parents: bool = False) -> Record | None:
+        """Return some flow, or parent, that has not ended, of a shard that is up, as it is now."""
         found = [
             slot.record
             for shard in self.network.shards
             if shard.service is not None
             for slot in shard.service.engine.state.table
             if slot.record is not None and slot.record.state not in TERMINAL_STATES
+            if slot.record.child_groups or not parents
         ]
         return self.chance.choice(found) if found else None
 
@@ -319,7 +264,7 @@ class Simulation:
             if parent is None:
                 return
             request = SpawnChildren(self._spawn_of(parent), self._children(former))
-        self.fan_outs.append(FanOut(self, self._caller(), request))
+        self.fan_outs.append(FanOut(self.network, self._caller(), request, self.note))
 
     def _spawn_of(self, parent: Record) -> family.Spawn:
         choose: Callable[[Any], Any] = self.chance.choice
@@ -385,7 +330,8 @@ class Simulation:
         return commands.Complete([ending]) if how == "complete" else commands.Fail([ending])
 
     def _cancel_one(self) -> None:
-        flow = self._any()
+        # Now and then while not all of its children know yet that they exist.
+        flow = self._any(parents=self.chance.random() < 0.5)
         if flow is not None:
             ending = Ending(flow.id, flow.partition_key, None, None, force=True)
             self._send(flow, commands.Cancel([ending]))
@@ -400,4 +346,5 @@ class Simulation:
     def _give_up_one(self) -> None:
         open_ones = [fan_out for fan_out in self.fan_outs if fan_out.outcome is None]
         if open_ones:
+            self.seen["given up"] += 1
             self.chance.choice(open_ones).give_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from sys import intern
 
 import pytest
@@ -229,7 +230,7 @@ class Hall:
 @given(steps=steps)
 def test_while_something_is_due_someone_is_awake(steps: list[tuple[str, int]]) -> None:
     hall = Hall()
-    do = {
+    do: dict[str, Callable[[int], None]] = {
         "wait": lambda number: hall.wait(f"w{number}"),
         "create": lambda number: hall.note(hall.desk.create(in_ms=number)),
         "claim": lambda number: hall.claim(f"w{number}"),
