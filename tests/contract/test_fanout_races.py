@@ -132,7 +132,8 @@ def test_of_two_parents_of_one_child_at_most_one_has_it(still: Stage, place: str
             if answer in won:
                 assert children == sorted(spec["id"] for spec in [*mine, *shared])
                 continue
-            assert isinstance(answer, sf.FlowAlreadyExists)
+            # Overloaded: whether the other one gets them was not known yet.
+            assert isinstance(answer, sf.FlowAlreadyExists | sf.Overloaded)
             assert (children, family.parent.state) == ([], "running")
             # Nothing is left reserved.
             assert family.spawn(mine).child_groups["fanout"].total == 2

@@ -59,7 +59,9 @@ class Crowd:
             owner = (self.path / "OWNER").read_text().strip()
             return next((p for p in self.working if str(p.pid) == owner), None)
 
-        return eventually(found, "nobody hosts")
+        host = eventually(found, "nobody hosts")
+        assert host is not None
+        return host
 
     def kill(self, program: Program) -> None:
         self.working.remove(program)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -199,12 +200,15 @@ def test_what_was_sent_is_unknown_and_what_only_reads_is_answered(
                 stack.enter_context(paused(pid))
             created = [store.submit.flow_create("new", type="t", partition_key=key) for key in KEYS]
             claimed = store.submit.flow_claim_due("t", worker="w", partition_key=KEYS[0])
-            reads = [store.submit.flow_get("a", partition_key=key, payload=True) for key in KEYS]
+            reads: list[Any] = [
+                store.submit.flow_get("a", partition_key=key, payload=True) for key in KEYS
+            ]
             everywhere = store.submit.flow_list("t")
             waiting = store.submit.flow_claim_due("late", worker="w", block_ms=60_000)
             host.kill()
             started_s = time.monotonic()
-            for future in (*created, claimed):
+            sent: list[Any] = [*created, claimed]
+            for future in sent:
                 with pytest.raises(sf.OutcomeUnknown):
                     future.get(timeout=20)
             # A stopped shard answers nobody and keeps its lock: it is killed by the new host's.

@@ -119,6 +119,7 @@ def test_every_accepted_request_becomes_one_flow_although_hosts_are_killed(
     server: Program, path: Path, port: int, tmp_path: Path
 ) -> None:
     roles = eventually(lambda: all_serve(port), "not all processes serve")
+    assert roles is not None
     assert sorted(roles.values()) == ["attached"] * (WORKERS - 1) + ["host"]
     hands = [Hand(port, number) for number in range(HANDS)]
     with running(EXAMPLE, "work", path, stderr=tmp_path / "worker") as worker:
@@ -158,7 +159,7 @@ def test_every_accepted_request_becomes_one_flow_although_hosts_are_killed(
 def check(store: sf.Store, ids: list[str]) -> None:
     """Find each job as one flow, done once."""
     eventually(lambda: store.flow_info("shout")["completed"] == len(ids), "jobs are left", 60)
-    flows = []
+    flows: list[sf.FlowRecord] = []
     after = None
     while True:
         page = store.flow_list("shout", count=1_000, after=after)

@@ -265,7 +265,7 @@ class Scene:
     def _is_spawned(self) -> bool:
         try:
             return self.spawn().child_groups["fanout"].total == SHARDS
-        except sf.FlowAlreadyExists:
+        except sf.Overloaded:
             assert self.states() == [None] * SHARDS
             return False
 
@@ -280,7 +280,7 @@ class Scene:
             for child in self.children[:-1]:
                 if self.store.flow_get(child["id"], partition_key=child["partition_key"]) is None:
                     self._create(child)
-        except sf.FlowAlreadyExists:
+        except sf.Overloaded:
             return False
         return True
 

@@ -78,6 +78,8 @@ class Wire:
         self.replies: deque[tuple[int, Any]] = deque()
         """Sent by the shard, and not read."""
         self.pending: dict[int, tuple[Any, OnReply]] = {}
+        self.delay = 0.0
+        """How often it is passed over when something could be moved on it."""
         self.is_cut = False
         """Its process is dead: nothing follows what is on its way to the shard."""
         self._numbers = itertools.count(1)
@@ -170,7 +172,7 @@ class Shard:
         assert service is not None
         arrivals: list[Arrival] = []
         gone: list[Wire] = []
-        wires = [wire for wire in self.wires if wire.requests or wire.is_cut]
+        wires = [wire for wire in self.wires if self.may_read(wire)]
         self._chance.shuffle(wires)
         for wire in wires[: self._chance.randint(1, len(wires))] if wires else []:
             for _ in range(self._chance.randint(0, len(wire.requests))):
@@ -185,6 +187,11 @@ class Shard:
         for wire in gone:
             service.forget(wire)
         self.wake()
+
+    def may_read(self, wire: Wire) -> bool:
+        """Whether there is something on a wire, and it is not late this time."""
+        there = bool(wire.requests) or wire.is_cut
+        return there and self._chance.random() >= wire.delay
 
     def wake(self) -> None:
         """Do what has become due."""
@@ -211,6 +218,10 @@ class Process:
         self.is_dead = False
         for shard, wire in zip(shards, self.wires, strict=True):
             shard.wires.append(wire)
+
+    def slow_down(self, delay: float) -> None:
+        for wire in self.wires:
+            wire.delay = delay
 
     def die(self, chance: Random) -> None:
         self.is_dead = True
@@ -270,10 +281,10 @@ class Network:
 
     def _moves(self) -> Iterator[Callable[[], None]]:
         for shard in self.shards:
-            if shard.service is not None and any(w.requests or w.is_cut for w in shard.wires):
+            if shard.service is not None and any(map(shard.may_read, shard.wires)):
                 yield shard.serve
             for wire in shard.wires:
-                if wire.replies:
+                if wire.replies and self.chance.random() >= wire.delay:
                     yield wire.deliver
 
     def advance(self, ms: int) -> None:

@@ -51,7 +51,7 @@ class Simulation:
         self.network.repeats = 0.05
         self.fan_outs: list[FanOut] = []
         self._deadly = self.chance.choice((0.0, 0.01, 0.03))
-        self._pace = self.chance.choice((60, 120, 240))
+        self._pace = self.chance.choice((120, 240))
         """How many messages pass for one thing that a caller does."""
         self._flows = 0
         self._host = self._new_host()
@@ -71,6 +71,8 @@ class Simulation:
         """Let everything come to its end."""
         network = self.network
         network.refuses = network.repeats = 0.0
+        for process in network.processes:
+            process.slow_down(0.0)
         for shard in network.shards:
             if shard.service is None:
                 shard.start()
@@ -199,6 +201,8 @@ class Simulation:
     def _new_host(self) -> Process:
         """Return a process that runs a courier."""
         host = self.network.add_process()
+        # At times the courier is so late that it has much to carry at once.
+        host.slow_down(self.chance.choice((0.0, 0.0, 0.9)))
         courier = Courier(self.count)
 
         def send(errands: list[Errand]) -> None:
