@@ -228,8 +228,9 @@ class Claim:
         with self._lock:
             self._woken = woken
             is_over = round_number != self._round or self._is_given_up
-            self._round += 1
-            self._waiting = None
+            if not is_over:
+                self._round += 1
+                self._waiting = None
         if is_over:
             self._release()
             return
