@@ -17,7 +17,7 @@ from .directory import Directory
 from .notices import HostFacts
 from .reconcile import reconcile_policies
 from .router import Connect, GiveUp, RouterActor
-from .supervisor import Child, SupervisorActor
+from .supervisor import FINAL, Child, SupervisorActor
 
 logger = logging.getLogger("shardflow.host")
 
@@ -62,6 +62,14 @@ class Hosting:
     def children(self) -> list[Child]:
         """The shards' processes."""
         return [] if self._supervisor is None else self._supervisor.children
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether every shard is given up, for reasons that may be this process's own."""
+        return all(
+            child.is_given_up and child.error is not None and child.error.code not in FINAL
+            for child in self.children
+        )
 
     def stop(self, timeout_s: float) -> None:
         """End all shards; kill what has not ended in time. The directory stays locked."""

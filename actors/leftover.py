@@ -18,6 +18,7 @@ from pathlib import Path
 from ..flow.host import DiskFiles, Files
 from ..flow.limits import LEFTOVER_SECONDS_MAX, LOCK_SECONDS_MAX
 from .directory import Directory
+from .owner import has_open
 
 logger = logging.getLogger("shardflow.shard")
 
@@ -67,7 +68,7 @@ def _end_leftover(lock: Path, is_owner: Callable[[], bool], killed: set[int]) ->
         try:
             # In this order: the handle means one process for good, that process has the lock
             # open, and after it was named we still are the owner's. So it is not a later owner's.
-            if _has_open(pid, lock) and is_owner():
+            if has_open(pid, lock.stat()) and is_owner():
                 killed.add(pid)
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 logger.warning("killed process %d: a former host's shard that kept %s", pid, lock)
@@ -80,14 +81,3 @@ def _signer(lock: Path) -> int | None:
         pid = int(lock.read_text())
         return pid if pid > 1 and pid != os.getpid() else None
     return None
-
-
-def _has_open(pid: int, file: Path) -> bool:
-    """Whether a process has a file open."""
-    wanted = file.stat()
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found = entry.stat()
-            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                return True
-    return False

@@ -6,8 +6,10 @@ Two POSIX record locks on one file, which holds the owner's pid for people to re
     byte 1   held by it as well, once run/ says what an attaching process has to know
 
 A POSIX lock goes with its process, however that ends, and a forked child does not inherit it. But
-it does not hold against its own process, and closing any descriptor of the file gives it up: hence
-`_owned`, which is asked before the file is opened.
+it does not hold against its own process, and when that closes any descriptor of the file, the lock
+is given up: hence `_owned`, which is asked before the file is opened. An application may open it as
+well, to copy the directory say. So whoever is named in the file, lives and has it open is the owner
+even without the lock.
 """
 
 from __future__ import annotations
@@ -57,18 +59,16 @@ class Owner:
                 )
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _HOSTED)
+                if not _try_lock(fd) or _silent_owner(fd) is not None:
+                    pid = _locker(fd, _HOSTED) or _named(fd)
+                    raise StoreLocked(
+                        f"{self._directory} is owned by process {pid or 'unknown'}: stop that "
+                        "process, or use another directory",
+                        path=str(self._directory),
+                        pid=pid,
+                    )
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            except (BlockingIOError, PermissionError):
-                pid = _locker(fd, _HOSTED) or _pid_of(os.read(fd, 64))
-                os.close(fd)
-                raise StoreLocked(
-                    f"{self._directory} is owned by process {pid or 'unknown'}: stop that process, "
-                    "or use another directory",
-                    path=str(self._directory),
-                    pid=pid,
-                ) from None
             except BaseException:
                 os.close(fd)
                 raise
@@ -117,6 +117,8 @@ class Owner:
             except FileNotFoundError:
                 return False
             try:
+                if _locker(fd, _HOSTED) is None:
+                    return _silent_owner(fd) is not None
                 return _locker(fd, byte) is not None
             finally:
                 os.close(fd)
@@ -125,6 +127,14 @@ class Owner:
 def _identity(file: Path | int) -> tuple[int, int]:
     found = os.stat(file)  # noqa: PTH116  # a path or a descriptor
     return found.st_dev, found.st_ino
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _HOSTED)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _locker(fd: int, byte: int) -> int | None:
@@ -137,10 +147,26 @@ def _locker(fd: int, byte: int) -> int | None:
     return None if kind == fcntl.F_UNLCK else max(0, pid)
 
 
-def _pid_of(data: bytes) -> int | None:
+def _silent_owner(fd: int) -> int | None:
+    """Return the owner that has lost its lock without knowing; None if there is none."""
+    pid = _named(fd)
+    return pid if pid not in (None, os.getpid()) and has_open(pid, os.fstat(fd)) else None
+
+
+def _named(fd: int) -> int | None:
     with contextlib.suppress(ValueError):
-        return int(data)
+        return int(os.pread(fd, 64, 0))
     return None
+
+
+def has_open(pid: int, file: os.stat_result) -> bool:
+    """Whether a process has a file open; False if it has ended, or is not ours to look into."""
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(entry.stat(), file):
+                    return True
+    return False
 
 
 def _forget_after_fork() -> None:

@@ -18,7 +18,7 @@ import pykka
 
 from ..flow.errors import FlowError, ShardUnavailable, StoreLocked
 from ..flow.host import Clock
-from ..flow.limits import SILENT_SECONDS_MAX, START_SECONDS_MAX
+from ..flow.limits import HOST_REST_SECONDS, SILENT_SECONDS_MAX, START_SECONDS_MAX
 from ..flow.queries import Stats, Tick
 from ..flow.replies import Rejected
 from .directory import Directory
@@ -60,6 +60,8 @@ class ProcessPort:
         self._gate = threading.Lock()
         """Held while this process becomes the host, and while it closes."""
         self._hosting: Hosting | None = None
+        self._has_taken_over = False
+        self._may_host_at_s = 0.0
         paths = [directory.notices.socket_path(shard) for shard in range(self.shards)]
         self._router = RouterActor.launch(paths, self)
         try:
@@ -150,6 +152,8 @@ class ProcessPort:
         if token != self._token:
             self._facts, self._token = facts, token
             self._router.follow(facts.pid)
+            pid, path = os.getpid(), self._directory.path
+            logger.info("process %d attaches to %s, hosted by %d", pid, path, facts.pid)
             for link in self._router.links:
                 link.token = token
                 link.revive()
@@ -162,9 +166,26 @@ class ProcessPort:
             if error is not None:
                 self._router.links[shard].fail(error)
 
+    def given_up(self) -> None:
+        """Leave hosting to others if none of our shards starts: the fault may be this process's."""
+        with self._gate:
+            hosting = self._hosting
+            if self._is_closed:
+                return
+            if hosting is not None:
+                if not (self._has_taken_over and hosting.has_failed):
+                    return
+                logger.error("process %d hosts %s no more", os.getpid(), self._directory.path)
+                self._hosting = None
+                self._may_host_at_s = time.monotonic() + HOST_REST_SECONDS
+                hosting.stop(_CLOSE_S)
+                self._directory.owner.unlock()
+        # Also for what a shard of a hosting that is over leaves in the inbox.
+        self._router.seek()
+
     def _take_over(self) -> bool:
         """Host the store if its owner is gone; the kernel sees to it that only one does."""
-        if not can_spawn():
+        if not can_spawn() or time.monotonic() < self._may_host_at_s:
             return False
         owner = self._directory.owner
         with self._gate:
@@ -176,6 +197,7 @@ class ProcessPort:
                 return False
             former, path = self._facts.pid, self._directory.path
             logger.info("process %d takes over %s from %d", os.getpid(), path, former)
+            self._has_taken_over = True
             try:
                 self._host()
             except BaseException:

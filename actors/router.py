@@ -40,6 +40,10 @@ class Keeper(Protocol):
         """Hear that a shard cannot be connected to."""
         ...
 
+    def given_up(self) -> None:
+        """Hear that a shard of our own does not start."""
+        ...
+
 
 class Connect(NamedTuple):
     """Told by who starts shards, or looks for them: this one may be up."""
@@ -82,7 +86,7 @@ class RouterActor(SelectorActor):
         if isinstance(message, Ready):
             for what, mask in message.events:
                 if what is _HOST:
-                    self._host_ended()
+                    self.seek()
                 else:
                     self._serve(what, mask)
         elif isinstance(message, _Lost):
@@ -92,6 +96,7 @@ class RouterActor(SelectorActor):
         elif isinstance(message, GiveUp):
             self._tries.pop(message.shard, None)
             self.links[message.shard].fail(message.error)
+            self._keeper.given_up()
         else:
             result = self.routes.submit(message, _as_it_is)
         self._connect_due()
@@ -136,7 +141,8 @@ class RouterActor(SelectorActor):
             os.close(self._host_fd)
         self.inbox.close()
 
-    def _host_ended(self) -> None:
+    def seek(self) -> None:
+        """Look for all shards anew. For the keeper."""
         self.follow(None)
         for link in self.links:
             self._tries[link.shard] = 0.0

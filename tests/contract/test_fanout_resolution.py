@@ -104,13 +104,10 @@ def check_the_rest(
     assert (family.group().status, family.parent.state) == before
 
 
-@each_place
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
 @pytest.mark.parametrize("outcome", ["success", "failure"])
-def test_a_resolved_parent_may_end_by_that(
-    stage: Stage, outcome: str, end: str, place: str
-) -> None:
-    family = Family(stage, place)
+def test_a_resolved_parent_may_end_by_that(stage: Stage, outcome: str, end: str) -> None:
+    family = Family(stage)
     specs = family.specs(2)
     targets: dict[str, Any] = {outcome: end}
     family.spawn(specs, **targets)
@@ -198,13 +195,12 @@ def test_a_resolved_parent_is_due_now_and_goes_on_from_there(stage: Stage, place
     assert family.flows.complete(job).state == "completed"
 
 
-@each_place
 @pytest.mark.parametrize("filters", [{}, {"state": "charged"}, {"state": ["other", "charged"]}])
 @pytest.mark.parametrize("in_partition", [False, True])
 def test_a_claim_that_waits_for_the_parent_is_woken(
-    stage: Stage, filters: dict[str, Any], in_partition: bool, place: str
+    stage: Stage, filters: dict[str, Any], in_partition: bool
 ) -> None:
-    family = Family(stage, place)
+    family = Family(stage)
     first, second = family.specs(2)
     family.spawn([first, second], success="charged")
     family.end(first, "complete")

@@ -6,6 +6,8 @@ import contextlib
 import gc
 import json
 import os
+import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -358,6 +360,29 @@ def test_a_store_without_any_shard_refuses_those_who_attach(path: Path, clients:
 
 
 # Traces.
+
+
+def test_a_host_that_copies_its_own_directory_stays_the_host(
+    path: Path, tmp_path: Path, clients: Clients
+) -> None:
+    with sf.open(path, shards=SHARDS) as store:
+        other = clients.open()
+        # Reading OWNER gives up the kernel's lock on it, of which the host notices nothing.
+        for name in ("OWNER", "store.json"):
+            shutil.copy(path / name, tmp_path / name)
+        pids = [told["pid"] for told in store.processes()]
+        os.kill(pids[0], signal.SIGKILL)
+        eventually(lambda: store.processes()[0]["pid"] != pids[0], "it is not started again")
+        late = clients.open()
+        with pytest.raises(sf.StoreLocked) as caught:
+            clients.open(role="host")
+        assert caught.value.pid == os.getpid()
+        for client in (other, late):
+            for key in KEYS:
+                client.call("flow_get", "a", partition_key=key)
+            assert client.role == "attached"
+        assert store.role == "host"
+        assert clients.count("takes over") == 0
 
 
 def test_attaching_leaves_nothing_behind(path: Path, clients: Clients) -> None:

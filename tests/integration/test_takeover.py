@@ -282,7 +282,14 @@ def test_a_host_with_other_rules_is_not_followed_in_silence(
         eventually(is_refused, "it is followed")
         weaker.kill()
         clients.open()
-        surely(lambda: store.flow_create("a", type="t", idempotent=True))
+
+        def goes_on() -> bool:
+            # The refusal holds until the next look for the host.
+            with contextlib.suppress(sf.StoreConfigError, sf.OutcomeUnknown):
+                return store.flow_create("a", type="t", idempotent=True).version == 1
+            return False
+
+        eventually(goes_on, "it stays refused")
         assert store.role == "attached"
 
 
@@ -393,3 +400,43 @@ def test_a_client_that_does_not_read_holds_up_nobody(path: Path, clients: Client
                     assert time.monotonic() - started_s < SOON_S
             assert len(clients.open().call("flow_list", "u", count=1_000)) == 200
         assert slow.result(asked) == 60 * SHARDS
+
+
+# Who cannot host leaves it to others.
+
+
+def test_a_process_whose_shards_do_not_start_leaves_hosting_to_others(
+    path: Path, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = clients.open(shards=SHARDS)
+    with sf.open(path, timeout=20) as store:
+        monkeypatch.setattr("sys.executable", "/bin/false")
+        host.kill()
+
+        def is_refused() -> bool:
+            try:
+                store.flow_get("a")
+            except sf.ShardUnavailable as error:
+                return "exit code 1" in str(error)
+            return False
+
+        eventually(is_refused, "nobody says that it does not work")
+        eventually(lambda: store.role == "attached", "it stays the host")
+        monkeypatch.undo()
+        heir = clients.open()
+        assert heir.role == "host"
+        eventually(lambda: all(store.processes()), "it does not attach again")
+        surely(lambda: store.flow_create("a", type="t", idempotent=True))
+        assert store.role == "attached"
+        assert heir.call("flow_get", "a") is not None
+
+
+def test_a_shard_that_hangs_keeps_nobody_from_attaching(path: Path, clients: Clients) -> None:
+    host = clients.open(shards=SHARDS)
+    with paused(host.shard_pids[1]):
+        started_s = time.monotonic()
+        with sf.open(path, timeout=1) as store:
+            assert time.monotonic() - started_s < SOON_S
+            assert store.flow_create("a", type="t", partition_key=KEYS[0]).version == 1
+            with pytest.raises(sf.FlowError):
+                store.flow_create("a", type="t", partition_key=KEYS[1])
