@@ -10,30 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from .. import commands, family, queries
-from ..codec import decode_entry
 from ..errors import CorruptLog
-from ..events import FAMILY_FACTS, Delivered, Dropped, ValueStored
+from ..events import FAMILY_FACTS, Delivered
 from ..host import Entropy, Files
 from ..index.timequeue import head
 from ..limits import COLLECT_POSTS_MAX, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
-from ..log.position import Position, pack
-from ..log.recover import recover, refuse_missing, segment_name
+from ..log.position import Position
+from ..log.recover import refuse_missing
 from ..log.values import Values
 from ..machine import claim, policies, reads
 from ..machine.cascade import follow
 from ..machine.decide import TABLE, Decide
 from ..machine.state import ShardState
 from ..machine.turn import Turn
-from ..record import Record
 from ..replies import Data, Done, Events, Rejected, Reply
 from ..settings import Settings
 from .hydrate import Hydrator
+from .restore import restore
 from .stats import check_invariants
-from .writer import Writer, trim
+from .writer import Writer
 
 Request = commands.AnyCommand | family.AnyFamilyCommand | queries.AnyQuery
 
@@ -74,8 +71,7 @@ class Engine:
         self.state = ShardState(settings)
         self.values = Values()
         self.hydrator = Hydrator(self.values, self)
-        recovered = recover(files, self._take)
-        self.state.rebuild()
+        recovered = restore(files, self.state, self.values)
         self.log = Log(files, recovered)
         self.cut_bytes = recovered.cut_bytes
         self.commands = 0
@@ -110,6 +106,7 @@ class Engine:
         elif self._sync:
             self.log.sync()
         self._writer = None
+        self.state.table.pack()
         return answers
 
     def _command(self, decide: Decide, request: Any, now_ms: int, order_us: int) -> Answer:
@@ -129,7 +126,8 @@ class Engine:
             self.state.evolve(turn)
             if self.touched is not None:
                 self.touched.update(record.type for _, record in turn.puts)
-            span = writer.add(turn)
+            is_long = bool(turn.puts) and self.state.waits_long(*turn.puts[-1])
+            span = writer.add(turn, packs=is_long)
             self._must_sync = self._must_sync or any(
                 isinstance(fact, FAMILY_FACTS) for fact in turn.facts
             )
@@ -237,40 +235,11 @@ class Engine:
         self._files.unlock()
         self.state.let_go()
 
-    def _take(self, data: memoryview, segment: int, offset: int, length: int) -> None:
-        """Take in one entry of the log during recovery: last writer wins."""
-        try:
-            entry = decode_entry(data)
-        except msgspec.MsgspecError as error:
-            path = self._files.path_of(segment_name(segment))
-            raise CorruptLog(
-                f"{path} holds at byte {offset} what this version cannot read ({error}); use the "
-                "version that wrote it, or restore it from a backup",
-                path=path,
-                offset=offset,
-            ) from error
-        if entry.__class__ is Record:
-            slot = self.state.table.get(entry.partition_key, entry.id)
-            slot = self.state.load(slot, entry)
-            slot.trail += pack(segment, offset, length)
-            trim(slot, entry, self.values)
-        elif isinstance(entry, ValueStored):
-            self.values.add(entry.number, segment, offset, length)
-            self.state.next_value = max(self.state.next_value, (entry.number >> 8) + 1)
-        elif isinstance(entry, Dropped):
-            self.state.unload(entry)
-            self.values.drop(entry.values)
-        elif isinstance(entry, Delivered):
-            self.state.families.outbox.clear(entry.dest, entry.number)
-        else:
-            self.state.note(entry, ask_at_ms=0)
-
 
 def _is_all(reply: Reply, turn: Turn) -> bool:
     """Whether a reply's outcomes are the turn's records, all of them, in order."""
-    if not isinstance(reply, Done) or len(reply.outcomes) != len(turn.puts):
-        return False
-    return all(outcome is put[1] for outcome, put in zip(reply.outcomes, turn.puts, strict=True))
+    # Of lists, identical items are compared by identity alone.
+    return isinstance(reply, Done) and reply.outcomes == [record for _, record in turn.puts]
 
 
 def _get(engine: Engine, query: queries.Get, now_ms: int) -> Reply:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import CorruptLog
@@ -19,8 +19,9 @@ from .frame import HEADER_BYTES, MAGIC, FrameHeader, entry_lengths, read_header
 
 _SEGMENT_NAME = re.compile(r"(\d{10})\.log")
 
-Take = Callable[[memoryview, int, int, int], None]
-"""take(entry bytes, segment, offset, length), once per entry in the order of the log."""
+Take = Callable[[bytes, int, int, Sequence[int]], None]
+"""take(segment's bytes, segment, offset, lengths), once per frame in the order of the log: its
+entries have these lengths and follow one another from this offset on."""
 
 
 @dataclass
@@ -92,7 +93,8 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
     bad: _Bad | None = None
     for number in numbers:
         handle = result.handles[number] = files.open(segment_name(number))
-        data = memoryview(handle.pread(handle.size(), 0))
+        raw = handle.pread(handle.size(), 0)
+        data = memoryview(raw)
         if bad is not None and bad.is_followed_by(data):
             bad = None
         elif bad is not None:
@@ -102,7 +104,7 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
         if bad is not None:
             continue
         result.segment = number
-        result.offset = _read_segment(files, number, data, result, take)
+        result.offset = _read_segment(files, number, raw, result, take)
         bad = _Bad(number, result.offset, result.lsn + 1)
         _refuse_if_vouched(files, bad, data, result.offset)
         result.cut_bytes = len(bytes(data[result.offset :]).rstrip(b"\0"))
@@ -139,7 +141,8 @@ class _Bad:
         return _Bad(self.segment + 1, 0, self.lsn)
 
 
-def _read_segment(files: Files, number: int, data: memoryview, result: Recovery, take: Take) -> int:
+def _read_segment(files: Files, number: int, raw: bytes, result: Recovery, take: Take) -> int:
+    data = memoryview(raw)
     at = 0
     doubtful: deque[tuple[int, int]] = deque()
     while (header := read_header(data, at)) is not None:
@@ -148,10 +151,7 @@ def _read_segment(files: Files, number: int, data: memoryview, result: Recovery,
             raise _corrupt(files, number, at, why)
         if header.epoch < result.epoch:
             raise _corrupt(files, number, at, "an older epoch follows a newer one")
-        offset = at + HEADER_BYTES
-        for length in entry_lengths(data, at, header):
-            take(data[offset : offset + length], number, offset, length)
-            offset += length
+        take(raw, number, at + HEADER_BYTES, entry_lengths(data, at, header))
         result.lsn = header.lsn
         result.epoch = header.epoch
         doubtful.append((header.lsn, at))
