@@ -228,13 +228,26 @@ class Claim:
         with self._lock:
             self._woken = woken
             is_over = round_number != self._round or self._is_given_up
-            self._round += 1
-            self._waiting = None
+            if not is_over:
+                self._round += 1
+                self._waiting = None
         if is_over:
             self._release()
             return
         self._command = replace(self._command, now_ms=None)
-        self.start()
+        if woken is None:
+            self.start()
+            return
+        # Nothing was due anywhere but there: a probe of all would cost the flow a round trip.
+        self._woken = None
+        woken[0].submit(self._command, Part(self._claimed_where_woken))
+
+    def _claimed_where_woken(self, reply: Any) -> None:
+        is_unknown = isinstance(reply, Rejected) and reply.refused.code == "outcome_unknown"
+        if is_unknown or (not isinstance(reply, Rejected) and reply.outcomes):
+            self._answer(reply)
+        else:
+            self.start()
 
     def over(self, refused: Rejected | None) -> None:
         """End the wait: time is up, or no shard serves."""

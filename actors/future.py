@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import pykka
 
+from ..flow.errors import ShardUnavailable
 from .wire import read_reply
 
 logger = logging.getLogger("shardflow.link")
@@ -141,6 +142,20 @@ class ReplyFuture(pykka.Future[T], Generic[T]):
                 self._callbacks.append(callback)
                 return
         callback()
+
+
+def answered(future: ReplyFuture[T], timeout_s: float) -> T:
+    """Wait for an answer that is bound to come.
+
+    Raises:
+        ShardUnavailable: it has not come.
+    """
+    try:
+        return future.get(timeout=timeout_s)
+    except pykka.Timeout:
+        raise ShardUnavailable(
+            f"a shard has not answered for {timeout_s} seconds", reason="no answer"
+        ) from None
 
 
 _callbacks_lock = threading.Lock()

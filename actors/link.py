@@ -32,6 +32,7 @@ from .wire import (
     PROTOCOL,
     FrameReader,
     Hello,
+    Welcome,
     WireError,
     pack_body,
     pack_frame,
@@ -75,8 +76,11 @@ class ProcessLink:
         self.shard = shard
         self.channel: socket.socket | None = None
         """The connection, from `connect` on."""
+        self.token = token
+        """What to show when connecting; set by whoever connects."""
+        self.welcome: Welcome | None = None
+        """What the shard said when it last let us in."""
         self._path = path
-        self._token = token
         self._watcher = reader
         self._lock = threading.Lock()
         """Guards what senders touch; `_reading` is held by whoever reads."""
@@ -180,7 +184,7 @@ class ProcessLink:
                 channel.connect(address)
             if not is_own_user(channel):
                 raise PermissionError(f"{self._path} belongs to another user")
-            hello = Hello(PROTOCOL, self._token, os.getpid())
+            hello = Hello(PROTOCOL, self.token, os.getpid())
             channel.send(pack_frame(HELLO, pack_body(hello)))
         except BaseException:
             channel.close()
@@ -262,6 +266,7 @@ class ProcessLink:
         if welcome.shard != self.shard or welcome.protocol != PROTOCOL:
             raise WireError(f"{self._path} is not shard {self.shard}")
         with self._lock:
+            self.welcome = welcome
             self._is_greeted = True
             self._failed = None
             unsent, self._unsent = self._unsent, {}
@@ -304,6 +309,11 @@ class ProcessLink:
             self._drop_channel()
         for receiver, reply in ended:
             receiver.answer(reply)
+
+    def revive(self) -> None:
+        """Let requests wait again, after `fail`: there is new hope."""
+        with self._lock:
+            self._failed = None
 
     def close(self) -> None:
         """Refuse everything from now on."""

@@ -22,9 +22,9 @@ from typing import Any
 from ..flow.engine import Engine
 from ..flow.errors import FlowError, ShardUnavailable
 from ..flow.host import Clock, DiskFiles, SetClock, SystemClock, SystemEntropy
-from ..flow.limits import LOCK_SECONDS_MAX
 from ..flow.settings import Settings
 from .address import bind_address
+from .leftover import sign_lock, take_lock
 from .service import Service
 from .shard import EXIT_BROKEN, ShardActor
 from .supervisor import REPORT_MARK
@@ -33,7 +33,6 @@ logger = logging.getLogger("shardflow.shard")
 
 _BACKLOG = 128
 _GC_THRESHOLD = 50_000
-_LOCK_RETRY_S = 0.02
 
 
 def main() -> None:
@@ -41,7 +40,10 @@ def main() -> None:
     # Ctrl-C in the host's terminal reaches the whole foreground group; the host decides instead.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s")
-    config = json.loads(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        os._exit(0)  # The host has ended already.
+    config = json.loads(line)
     try:
         actor = build(config)
     except FlowError as error:
@@ -60,12 +62,14 @@ def build(config: dict[str, Any]) -> ShardActor:
     """Recover the engine, listen, tell the host, and return the actor that is to run."""
     started = time.monotonic()
     files = DiskFiles(Path(config["path"]))
-    if not _lock(files):
+    lock = Path(config["path"]) / "LOCK"
+    if not take_lock(files, lock, lambda: os.getppid() == config["host_pid"]):
         raise ShardUnavailable(
             f"shard {config['shard']} at {config['path']} is locked by another process",
             shard=config["shard"],
             reason="locked",
         )
+    sign_lock(lock)
     settings = Settings(**config["settings"])
     engine = Engine(files, SystemEntropy(), settings, sync=config["sync"], may_begin=False)
     clock: Clock = SystemClock()
@@ -87,16 +91,6 @@ def build(config: dict[str, Any]) -> ShardActor:
         }
     )
     return actor
-
-
-def _lock(files: DiskFiles) -> bool:
-    """Lock the shard's directory; a former host's shard may need a moment to end."""
-    deadline_s = time.monotonic() + LOCK_SECONDS_MAX
-    while not files.lock():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(_LOCK_RETRY_S)
-    return True
 
 
 def _listen(path: Path) -> socket.socket:

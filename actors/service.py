@@ -204,9 +204,8 @@ class Service:
                 reason="waiters",
             )
             return [_tell(caller, number, refused)]
-        if self.waiters.add(waiter, self.engine, now_ms):
-            return []
-        return [_tell(caller, number, Data(True))]
+        self.waiters.add(waiter)
+        return []
 
     def _wake_waiters(self, now_ms: int) -> list[Departure]:
         if not self.waiters and not self.waiters.has_promises:

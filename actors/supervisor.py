@@ -27,6 +27,8 @@ _BOOT = (
 )
 REPORT_MARK = b"shardflow: "
 """Begins the line on stdout with which a shard's process tells how its start went."""
+FINAL = frozenset(("corrupt_log", "store_config_error"))
+"""Errors that another start, here or elsewhere, does not mend."""
 _STEADY_S = 5.0
 """A shard that served this long and then died is started again at once."""
 _BACKOFF_MAX_S = 5.0
@@ -45,6 +47,7 @@ class Child:
         self.failures = 0
         self.restart_at_s: float | None = None
         self.error: FlowError | None = None
+        self.is_given_up = False
         self.told: dict[str, Any] = {}
         self.settled = threading.Event()
         """Set once the first start has succeeded or been given up."""
@@ -193,7 +196,7 @@ class SupervisorActor(SelectorActor):
     def _failed(self, child: Child, reason: str) -> None:
         child.failures += 1
         error = child.error
-        is_final = error is not None and error.code in ("corrupt_log", "store_config_error")
+        is_final = error is not None and error.code in FINAL
         if child.failures < RESTARTS_MAX and not is_final:
             wait_s = min(_BACKOFF_MAX_S, RESTART_BACKOFF_MS / 1_000 * 2**child.failures)
             self._start_after(child, wait_s)
@@ -206,6 +209,7 @@ class SupervisorActor(SelectorActor):
                 reason=reason,
             )
         child.error = error
+        child.is_given_up = True
         logger.error("shard %d is given up: %s", child.shard, error)
         self._on_given_up(child.shard, error)
         child.settled.set()
@@ -230,13 +234,18 @@ def report_of(output: bytes) -> dict[str, Any] | None:
     return None
 
 
+def can_spawn() -> bool:
+    """Whether there is an interpreter to run shards in."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
 def spawn(config: dict[str, Any]) -> subprocess.Popen[bytes]:
     """Start a shard in a fresh interpreter, which knows nothing of the caller's main module.
 
     Its stdin is the lifeline. It has a session of its own, so that Ctrl-C and the end of a
     terminal reach it only through its host.
     """
-    if getattr(sys, "frozen", False) or not sys.executable:
+    if not can_spawn():
         raise StoreConfigError(
             "shard processes need a Python interpreter to run in, and this program is frozen into "
             "an executable: open the store with in_process=True"

@@ -90,8 +90,8 @@ class Waiters:
         """Whether one more would break the bound."""
         return len(self._homes) >= WAITERS_MAX
 
-    def add(self, waiter: Waiter, engine: Engine, now_ms: int) -> bool:
-        """Let a watch wait; return False if there is something for it already."""
+    def add(self, waiter: Waiter) -> None:
+        """Let a watch wait. If there is something already, the next `woken` tells who gets it."""
         # A number that is used again is that of the new watch alone.
         self.remove(waiter.caller, waiter.number)
         watch = waiter.watch
@@ -102,7 +102,7 @@ class Waiters:
         key = id(waiter.caller), waiter.number
         self._homes[key] = group, place
         heapq.heappush(self._ends, (waiter.until_ms, key))
-        return waiter not in self._look(group, engine, now_ms)
+        self._changed.add(id(group))
 
     def remove(self, caller: Any, number: int) -> Waiter | None:
         """Take a watch back; of one that was woken, end the promise."""

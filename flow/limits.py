@@ -93,6 +93,9 @@ RECORD_NAMES_MAX: Final = 20
 VALUE_CACHE_BYTES: Final = 8 * MIB
 """Recently written values a shard keeps in memory, so that a claim soon after needs no read."""
 VALUE_CACHE_ITEM_BYTES_MAX: Final = 4 * KIB
+LONG_QUEUE_MIN: Final = 5_000
+"""Flows of one type, state and priority from which on further ones are kept packed: it will be a
+while before they are asked for."""
 RELAXED_SYNC_MS: Final = 50
 
 # ---- families ----
@@ -112,7 +115,7 @@ SPAWN_MS_MAX: Final = 30_000
 ASK_AGAIN_MS: Final = 5_000
 """How often a shard asks for the outcome of children that are prepared and not decided."""
 RESERVED_RETRY_MS: Final = 50
-"""When to try an idempotent creation again whose id a fan-out has reserved."""
+"""When to try a creation again whose id a fan-out has reserved."""
 DELIVER_VALUE_BYTES_MAX: Final = 8 * MIB
 """Posts are applied in further commands once one has brought this many bytes of values."""
 COLLECT_POSTS_MAX: Final = 1_000
@@ -162,6 +165,8 @@ START_SECONDS_MAX: Final = 900.0
 """How long `open` waits for shards that read back their logs."""
 SILENT_SECONDS_MAX: Final = 2.0
 """How long attaching waits for a shard that takes the connection and says nothing."""
+HOST_REST_SECONDS: Final = 30.0
+"""How long a process leaves hosting to others, after none of its shards has started."""
 RESTARTS_MAX: Final = 3
 """Failed starts in a row after which a shard answers `ShardUnavailable`."""
 RESTART_BACKOFF_MS: Final = 100

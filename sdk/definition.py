@@ -30,8 +30,10 @@ class StateDefinition(Struct, frozen=True, kw_only=True):
     mode: Mode = "parallel"
     lease_ms: int | None = None
     """None: nothing declared, the store's default holds."""
+    max_run_ms: int | None = None
+    """None: a handler may run for ever."""
     claim_payload: bool | None = None
-    """Likewise."""
+    """None: nothing declared, the store's default holds."""
     payload_max_bytes: int | None = None
     """Likewise."""
     retry: Retry | None = None
@@ -237,7 +239,8 @@ def _checked(where: str, name: str, state: State, declared: Iterable[str]) -> St
     return StateDefinition(
         name=name,
         mode=state.mode,
-        lease_ms=_lease_ms(where, state.lease_ms),
+        lease_ms=_positive_ms(where, "lease_ms", state.lease_ms),
+        max_run_ms=_positive_ms(where, "max_run_ms", state.max_run_ms),
         claim_payload=claim_payload,
         payload_max_bytes=payload_max_bytes,
         retry=_retry(where, state.retry, exhausted_to, targets),
@@ -247,16 +250,16 @@ def _checked(where: str, name: str, state: State, declared: Iterable[str]) -> St
     )
 
 
-def _lease_ms(where: str, value: Any) -> int | None:
+def _positive_ms(where: str, argument: str, value: Any) -> int | None:
     if value is None:
         return None
     try:
-        lease_ms = duration_ms(value, "lease_ms")
+        checked_ms = duration_ms(value, argument)
     except InvalidArgument as error:
-        raise _invalid(where, "lease_ms", str(error)) from None
-    if lease_ms == 0:
-        raise _invalid(where, "lease_ms", f"lease_ms is from 1 to {INTEGER_MAX}; got {value!r}")
-    return lease_ms
+        raise _invalid(where, argument, str(error)) from None
+    if checked_ms == 0:
+        raise _invalid(where, argument, f"{argument} is from 1 to {INTEGER_MAX}; got {value!r}")
+    return checked_ms
 
 
 def _payload(where: str, value: Any) -> tuple[bool | None, int | None]:

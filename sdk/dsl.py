@@ -42,6 +42,7 @@ class State:
         "claim_payload",
         "function",
         "lease_ms",
+        "max_run_ms",
         "mode",
         "name",
         "on_error",
@@ -53,6 +54,7 @@ class State:
     name: Any
     mode: Any
     lease_ms: Any
+    max_run_ms: Any
     claim_payload: Any
     retry: Any
     on_ok: Any
@@ -98,6 +100,7 @@ def state(
     name: str | None = None,
     mode: Mode = "parallel",
     lease_ms: int | timedelta | None = None,
+    max_run_ms: int | timedelta | None = None,
     claim_payload: bool | int | None = None,
     retry: Retry | Mapping[str, Any] | None = None,
     on_ok: StateRef | Ending | None = None,
@@ -110,6 +113,9 @@ def state(
     a terminal name documents an end: flows in it are never claimed, so it takes no handler.
 
     `lease_ms`: how long a claim in this state lasts; None = the store's default.
+    `max_run_ms`: how long a `Worker` lets the handler run. After that it gives the job up: the
+    lease is renewed no more, so the flow is delivered again when it runs out, and what the handler
+    returns is dropped. A handler process is killed, a coroutine cancelled; a thread cannot be.
     `claim_payload`: whether claims bring the payload along; an int is the largest size in bytes
     that they bring. None = the store's default.
     `mode="fifo"`: one flow at a time per partition, in order of arrival; needs `partition_by`.
@@ -120,6 +126,7 @@ def state(
     declared.name = name
     declared.mode = mode
     declared.lease_ms = lease_ms
+    declared.max_run_ms = max_run_ms
     declared.claim_payload = claim_payload
     declared.retry = retry
     declared.on_ok = on_ok

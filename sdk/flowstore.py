@@ -11,8 +11,11 @@ class FlowStore(Protocol):
     A workflow calls each with the arguments that `Store` documents, and only with those that the
     caller or a declaration gave, so a fake may name just the ones that its test needs. If the
     object has an attribute `aio` with awaitable forms of the same names, `Workflow.aio` uses
-    those; otherwise it calls the plain ones in a thread. Signals and rewinding call `flow_signal`
-    and `flow_rewind`; a store without them raises AttributeError there and serves everything else.
+    those; otherwise it calls the plain ones in a thread. If it has an attribute `submit` with
+    futures of the same names (as `Store` has: `get`, `add_done_callback`, `is_resolved`,
+    `withdraw`), a `Worker` uses those and the `*_many` commands; otherwise it makes one call after
+    the other. Signals and rewinding call `flow_signal` and `flow_rewind`; a store without them
+    raises AttributeError there and serves everything else.
     """
 
     def flow_create(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,6 +56,10 @@ class FlowStore(Protocol):
 
     def flow_transition(self, *args: Any, **kwargs: Any) -> Any:
         """Move a flow to another state."""
+        ...
+
+    def flow_release(self, *args: Any, **kwargs: Any) -> Any:
+        """Give a leased flow back as if it had not been claimed."""
         ...
 
     def flow_cancel(self, *args: Any, **kwargs: Any) -> Any:

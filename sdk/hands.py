@@ -1,242 +1,177 @@
-"""A worker's hands: threads that take a claimed job, call its handler, and settle it."""
+"""What a worker has in hand: each job from its claim to its settlement, and the slots they fill."""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
-from collections import Counter
+import time
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from ..flow.errors import StaleLease
-from .dsl import Handler
-from .heartbeat import Heartbeat
 from .job import Job
-from .outcome import Err, NoReply, Outcome, outcome_of
-from .running import handler_of
-from .settles import extend_lease, release, settle
+from .logs import fields_of
+from .source import Source
+from .tally import Tally
 
-if TYPE_CHECKING:
-    from .workflow import Workflow
-
-COUNTERS: Final = (
-    "claimed",
-    "claim_errors",
-    "ok",
-    "errors",
-    "noreply",
-    "stale",
-    "settle_errors",
-    "renewed",
-    "renewal_errors",
-    "released",
-)
 logger = logging.getLogger("shardflow.worker")
 
 
 class Phase(Enum):
-    """How far a job is. Only one that is `HELD` can be given back."""
+    """How far a job is. Only one that is `WAITING` or `RUNNING` can still be given up."""
 
-    HELD = "held"
+    WAITING = "waiting"
+    """Claimed; its handler has not begun."""
+    RUNNING = "running"
     SETTLING = "settling"
-    GIVEN_BACK = "given_back"
+    GIVEN_UP = "given_up"
+    """Lost, overrun, crashed or given back: whatever its handler returns is dropped."""
+
+
+HELD: Final = (Phase.WAITING, Phase.RUNNING)
 
 
 class Assignment:
-    """One job in hand, from claim to settlement."""
+    """One job in hand."""
 
-    __slots__ = ("job", "phase")
+    __slots__ = ("job", "phase", "renewed_at_s", "seat", "source", "started_at_s")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, source: Source, job: Job, now_s: float) -> None:
+        self.source = source
         self.job = job
-        self.phase = Phase.HELD
+        self.phase = Phase.WAITING
+        self.renewed_at_s = now_s
+        """Monotonic; when its lease was granted or renewed last, or a little later."""
+        self.started_at_s: float | None = None
+        self.seat: Any = None
+        """The executor's own: what runs it."""
 
 
 class Hands:
-    """`size` threads; never more jobs in hand than were asked of the store for free ones.
+    """The jobs in hand, from any thread. Never calls the store, nor waits with its lock held.
 
-    `crashed` is called, in the hand's thread, with what a handler raised that is no Exception.
+    A job fills a slot from its claim until it is settled, or, once it was given up, until its
+    handler has ended. `settle` takes over what handlers return, in the thread that ran them.
     """
 
-    def __init__(
-        self,
-        workflow: type[Workflow],
-        handler: Handler | None,
-        *,
-        size: int,
-        lease_ms: int,
-        heartbeat: bool,
-        name: str,
-        crashed: Callable[[BaseException], None],
-    ) -> None:
-        self._workflow = workflow
-        self._handler = handler
-        self._size = size
-        self._lease_ms = lease_ms
-        self._crashed = crashed
-        self._heartbeat = Heartbeat(self._renew, lease_ms / 3_000) if heartbeat else None
-        self._changed = threading.Condition()
+    def __init__(self, tally: Tally, *, prefetch: int) -> None:
+        self.settle: Callable[[Assignment, Any], None] = _nobody
+        self.changed = threading.Condition(threading.Lock())
+        """Notified when a slot is freed, and by whoever else has news for who waits on it."""
+        self._tally = tally
+        self._prefetch = prefetch
+        self._capacity = 0
         self._in_hand: set[Assignment] = set()
-        self._counts: Counter[str] = Counter()
-        self._open = True
-        self._inbox: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
-        # Daemons: a handler that does not return must not keep the process from ending.
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"{name}/{number}", daemon=True)
-            for number in range(size)
-        ]
+        self._is_open = True
 
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-        if self._heartbeat is not None:
-            self._heartbeat.start()
+    # ---- slots ----
 
-    def wait_free(self) -> int:
-        """Wait for a free hand and return how many there are; 0 = closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._open or len(self._in_hand) < self._size)
-            return self._size - len(self._in_hand) if self._open else 0
+    def resize(self, capacity: int) -> None:
+        """Set how many jobs can run at once."""
+        with self.changed:
+            self._capacity = capacity
+            self.changed.notify_all()
 
-    def take(self, jobs: Iterable[Job]) -> None:
-        """Work on claimed jobs; give them back if the hands were closed in the meantime."""
-        assignments = [Assignment(job) for job in jobs]
-        with self._changed:
-            self._counts["claimed"] += len(assignments)
-            is_open = self._open
-            if is_open:
-                self._in_hand.update(assignments)
-        for assignment in assignments:
-            if not is_open:
-                self._give_back(assignment.job)
-                continue
-            if self._heartbeat is not None:
-                self._heartbeat.hold(assignment.job)
-            self._inbox.put(assignment)
+    @property
+    def room(self) -> int:
+        """How many more jobs may be claimed. May be below 0, after the capacity has shrunk."""
+        return self._capacity + self._prefetch - len(self._in_hand) if self._is_open else 0
+
+    def __len__(self) -> int:
+        return len(self._in_hand)
+
+    # ---- the life of a job ----
+
+    def take(self, source: Source, jobs: Iterable[Job]) -> list[Assignment] | None:
+        """Take jobs in hand; None if closed: they are to be given back."""
+        now_s = time.monotonic()
+        taken = [Assignment(source, job, now_s) for job in jobs]
+        self._tally.add("claimed", len(taken))
+        with self.changed:
+            if not self._is_open:
+                return None
+            self._in_hand.update(taken)
+        return taken
+
+    def begin(self, assignment: Assignment) -> bool:
+        """Note that its handler begins; False if it must not, as the job was given up."""
+        with self.changed:
+            if assignment.phase is not Phase.WAITING:
+                return False
+            assignment.phase = Phase.RUNNING
+            assignment.started_at_s = time.monotonic()
+            return True
+
+    def finish(self, assignment: Assignment, outcome: Any, seconds: float) -> None:
+        """Take over the outcome of a handler; dropped if the job was given up meanwhile."""
+        self._tally.handled(seconds)
+        with self.changed:
+            is_held = assignment.phase is Phase.RUNNING
+            if is_held:
+                assignment.phase = Phase.SETTLING
+        if is_held:
+            self.settle(assignment, outcome)
+        else:
+            tell(logging.WARNING, "finished after it was given up; outcome dropped", assignment.job)
+            self.put_down([assignment])
+
+    def give_up(self, assignment: Assignment) -> bool:
+        """Drop whatever the handler will return, and let it know; False if it is too late."""
+        with self.changed:
+            if assignment.phase not in HELD:
+                return False
+            was_waiting = assignment.phase is Phase.WAITING
+            assignment.phase = Phase.GIVEN_UP
+            assignment.job._cancellation.is_set = True
+            if was_waiting:
+                self._in_hand.discard(assignment)
+            self.changed.notify_all()
+        return True
+
+    def put_down(self, assignments: Iterable[Assignment]) -> None:
+        """Free the slots of jobs that are settled, or whose handler has ended; again: no effect."""
+        with self.changed:
+            self._in_hand.difference_update(assignments)
+            self.changed.notify_all()
+
+    # ---- all of them ----
+
+    def held(self) -> list[Assignment]:
+        """Return the jobs whose leases are needed."""
+        with self.changed:
+            return [each for each in self._in_hand if each.phase in HELD]
+
+    def waiting(self) -> list[Assignment]:
+        """Return the jobs whose handlers have not begun."""
+        with self.changed:
+            return [each for each in self._in_hand if each.phase is Phase.WAITING]
 
     def close(self) -> None:
         """Take no more jobs; those in hand go on."""
-        with self._changed:
-            self._open = False
-            self._changed.notify_all()
+        with self.changed:
+            self._is_open = False
+            self.changed.notify_all()
 
-    def drain(self, timeout_s: float) -> None:
-        """Wait for the jobs in hand, then give back those whose handler has not returned."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._in_hand, timeout_s)
-            unfinished = [held for held in self._in_hand if held.phase is Phase.HELD]
-            for assignment in unfinished:
-                assignment.phase = Phase.GIVEN_BACK
-        for assignment in unfinished:
-            self._drop(assignment.job)
-            self._give_back(assignment.job)
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-        for _ in self._threads:
-            self._inbox.put(None)
+    def wait_settled(self, timeout_s: float, *, is_urgent: Callable[[], bool]) -> None:
+        """Wait until no job is held or being settled, time is up, or it has become urgent."""
+        with self.changed:
+            self.changed.wait_for(lambda: is_urgent() or not self._is_busy(), timeout_s)
 
-    def count(self, counter: str, amount: int = 1) -> None:
-        """Add to a counter."""
-        with self._changed:
-            self._counts[counter] += amount
-
-    def stats(self) -> dict[str, int]:
-        """Return the counters, and how many jobs are in hand now."""
-        with self._changed:
-            counts = {counter: self._counts[counter] for counter in COUNTERS}
-            return {**counts, "in_hand": len(self._in_hand)}
-
-    @property
-    def is_own_thread(self) -> bool:
-        """Whether the caller is a handler."""
-        return threading.current_thread() in self._threads
-
-    def _serve(self) -> None:
-        try:
-            while (assignment := self._inbox.get()) is not None:
-                try:
-                    if assignment.phase is Phase.HELD:
-                        self._work(assignment)
-                finally:
-                    self._put_down(assignment)
-        except BaseException as error:
-            self._crashed(error)
-
-    def _work(self, assignment: Assignment) -> None:
-        job = assignment.job
-        handler = self._handler or handler_of(self._workflow.definition, job.state)
-        outcome = outcome_of(handler, job)
-        with self._changed:
-            if assignment.phase is Phase.GIVEN_BACK:
-                self._tell(
-                    logging.WARNING, "finished after it was given back; outcome dropped", job
-                )
-                return
-            assignment.phase = Phase.SETTLING
-        # Before settling: a renewal that comes after it would find the lease gone.
-        self._drop(job)
-        self._settle(job, outcome)
-
-    def _settle(self, job: Job, outcome: Outcome) -> None:
-        try:
-            plan = settle(self._workflow, job, outcome)
-            if plan is not None:
-                plan.run(self._workflow.bound_store())
-        except StaleLease:
-            self.count("stale")
-            self._tell(logging.WARNING, "lease lost before it was settled", job)
-        except Exception:
-            # The store's error, whatever it is: the lease runs out, the flow is delivered again.
-            self.count("settle_errors")
-            self._tell(logging.ERROR, "could not be settled", job, exc_info=True)
-        else:
-            self.count(_counter_of(outcome))
-
-    def _put_down(self, assignment: Assignment) -> None:
-        self._drop(assignment.job)
-        with self._changed:
-            self._in_hand.discard(assignment)
-            self._changed.notify_all()
-
-    def _drop(self, job: Job) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.drop(job)
-
-    def _give_back(self, job: Job) -> None:
-        try:
-            release(self._workflow, job).run(self._workflow.bound_store())
-        except Exception:
-            self._tell(
-                logging.WARNING, "not given back; its lease will run out", job, exc_info=True
+    def wait_settling(self, timeout_s: float) -> None:
+        """Wait for the settlements that are under way."""
+        with self.changed:
+            self.changed.wait_for(
+                lambda: all(each.phase is not Phase.SETTLING for each in self._in_hand), timeout_s
             )
-        else:
-            self.count("released")
 
-    def _renew(self, job: Job) -> bool:
-        try:
-            extend_lease(self._workflow, job, self._lease_ms).run(self._workflow.bound_store())
-        except StaleLease:
-            # If it was dropped meanwhile, its own settlement ended the lease.
-            if self._heartbeat is not None and self._heartbeat.drop(job):
-                self.count("stale")
-                self._tell(logging.WARNING, "lease lost while its handler runs", job)
-            return False
-        except Exception:
-            self.count("renewal_errors")
-            self._tell(logging.WARNING, "lease could not be renewed", job, exc_info=True)
-        else:
-            self.count("renewed")
-        return True
-
-    def _tell(self, level: int, text: str, job: Job, **options: Any) -> None:
-        told = {"flow_id": job.id, "type": job.type, "state": job.state}
-        logger.log(level, "flow %s: %s", job.id, text, extra=told, **options)
+    def _is_busy(self) -> bool:
+        return any(each.phase is not Phase.GIVEN_UP for each in self._in_hand)
 
 
-def _counter_of(outcome: Outcome) -> str:
-    if isinstance(outcome, NoReply):
-        return "noreply"
-    return "errors" if isinstance(outcome, Err) else "ok"
+def tell(level: int, text: str, job: Job, **options: Any) -> None:
+    """Log a line about a job, with the fields that name it."""
+    logger.log(level, "flow %s: %s", job.id, text, extra=fields_of(job), **options)
+
+
+def _nobody(assignment: Assignment, outcome: Any) -> None:
+    raise AssertionError("nobody settles")

@@ -1,69 +1,143 @@
-"""Renew the leases of running handlers from a thread of their own."""
+"""Renew the leases of the jobs in hand, and end those that run too long, in a thread of its own."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
-from .job import Job
+from .asking import LEASE_LOST, ask_all
+from .hands import Assignment, Hands, Phase, tell
+from .settles import extend_lease
+from .source import Source
+from .tally import Tally
+
+LOOKS_PER_INTERVAL: Final = 4
+"""How finely renewals are timed: one comes at most this part of an interval early."""
+LOOK_S_MIN: Final = 0.001
+RENEWAL_BATCH: Final = 500
+"""How many renewals are asked for at once."""
 
 
 class Heartbeat:
-    """Calls `renew` for each held job at equal intervals, until it is dropped or renew says no.
+    """Looks at the jobs in hand at equal intervals: nobody has to tell it of any of them.
 
-    `renew` returns whether to go on with the job, and must not raise. Jobs are held in the order
-    of their next renewal, which is the order of holding them, because the interval is one.
+    A lease is renewed once a third of it has passed, all that have come that far with one call.
+    `lost` and `overrun` are called, here, for jobs whose lease is known to be gone, and for those
+    that have run longer than their state allows.
     """
 
-    def __init__(self, renew: Callable[[Job], bool], interval_s: float) -> None:
-        self._renew = renew
-        self._interval_s = interval_s
-        self._changed = threading.Condition()
-        self._due_at_s: dict[Job, float] = {}
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="shardflow-heartbeat", daemon=True)
+    def __init__(
+        self,
+        hands: Hands,
+        sources: Sequence[Source],
+        tally: Tally,
+        *,
+        renews: bool,
+        name: str,
+        lost: Callable[[Assignment], None],
+        overrun: Callable[[Assignment], None],
+    ) -> None:
+        self._hands = hands
+        self._tally = tally
+        self._renews = renews
+        self._lost = lost
+        self._overrun = overrun
+        self._ended = threading.Event()
+        looks_s = [source.interval_s / LOOKS_PER_INTERVAL for source in sources] if renews else []
+        self._run_s_min = min(
+            (run_s for source in sources for run_s in source.max_run_s.values()), default=None
+        )
+        self._look_s: float | None = min(
+            [*looks_s, *([] if self._run_s_min is None else [self._run_s_min])], default=None
+        )
+        self._thread = threading.Thread(target=self._run, name=f"{name}/heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def hold(self, job: Job) -> None:
-        """Renew the job's lease from one interval from now on."""
-        with self._changed:
-            self._due_at_s[job] = time.monotonic() + self._interval_s
-            if len(self._due_at_s) == 1:
-                self._changed.notify()
-
-    def drop(self, job: Job) -> bool:
-        """Renew it no more; return whether it was still held. A renewal under way may finish."""
-        with self._changed:
-            return self._due_at_s.pop(job, None) is not None
+        """Begin, unless there is nothing to do for it."""
+        if self._look_s is not None:
+            self._thread.start()
 
     def stop(self) -> None:
-        """Renew nothing more."""
-        with self._changed:
-            self._stopped = True
-            self._due_at_s.clear()
-            self._changed.notify()
+        """Renew nothing more; a renewal under way may finish."""
+        self._ended.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end of the thread."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            goes_on = self._renew(job)
-            with self._changed:
-                if self._due_at_s.pop(job, None) is not None and goes_on:
-                    self._due_at_s[job] = time.monotonic() + self._interval_s
+        wait_s = self._look_s or 0.0
+        while not self._ended.wait(max(wait_s, LOOK_S_MIN)):
+            looked_at_s = time.monotonic()
+            try:
+                wait_s = self._look(looked_at_s) - (time.monotonic() - looked_at_s)
+            except Exception:
+                # It must go on: all leases would run out.
+                logging.getLogger("shardflow.worker").exception("the heartbeat failed")
+                wait_s = self._look_s or 0.0
 
-    def _next(self) -> Job | None:
-        """Wait for the next job to renew; None = stopped."""
-        with self._changed:
-            while not self._stopped:
-                job, due_at_s = next(iter(self._due_at_s.items()), (None, 0.0))
-                if job is None:
-                    self._changed.wait()
-                    continue
-                wait_s = due_at_s - time.monotonic()
-                if wait_s <= 0:
-                    return job
-                self._changed.wait(wait_s)
-            return None
+    def _look(self, now_s: float) -> float:
+        """Do what is due; return after how many seconds to look again."""
+        assert self._look_s is not None
+        held = self._hands.held()
+        wait_s = self._look_s
+        for assignment in held:
+            left_s = _run_s_left(assignment, now_s)
+            if left_s is None:
+                continue
+            if left_s <= 0:
+                self._overrun(assignment)
+            else:
+                wait_s = min(wait_s, left_s)
+        if self._renews:
+            self._renew([a for a in held if _is_due(a, now_s)], now_s)
+        return wait_s
+
+    def _renew(self, due: list[Assignment], now_s: float) -> None:
+        by_source: dict[Source, list[Assignment]] = {}
+        for assignment in due:
+            by_source.setdefault(assignment.source, []).append(assignment)
+        for source, group in by_source.items():
+            store = source.store()
+            for start in range(0, len(group), RENEWAL_BATCH):
+                # Some may have been settled while the others were asked for.
+                part = [a for a in group[start : start + RENEWAL_BATCH] if _is_held(a)]
+                plans = [extend_lease(source.workflow, a.job, source.lease_ms) for a in part]
+                answers = ask_all(store, plans, source.interval_s)
+                for assignment, answer in zip(part, answers, strict=True):
+                    self._renewed(assignment, answer, now_s)
+
+    def _renewed(self, assignment: Assignment, answer: object, asked_at_s: float) -> None:
+        if not isinstance(answer, Exception):
+            assignment.renewed_at_s = asked_at_s
+            self._tally.add("renewed")
+        elif not _is_held(assignment):
+            pass  # Its own settlement came first, and ended the lease.
+        elif isinstance(answer, LEASE_LOST):
+            self._lost(assignment)
+        else:
+            self._tally.add("renewal_errors")
+            tell(logging.WARNING, "lease could not be renewed", assignment.job, exc_info=answer)
+
+
+def _is_held(assignment: Assignment) -> bool:
+    return assignment.phase in (Phase.WAITING, Phase.RUNNING)
+
+
+def _is_due(assignment: Assignment, now_s: float) -> bool:
+    interval_s = assignment.source.interval_s
+    look_s = interval_s / LOOKS_PER_INTERVAL
+    return _is_held(assignment) and now_s + look_s >= assignment.renewed_at_s + interval_s
+
+
+def _run_s_left(assignment: Assignment, now_s: float) -> float | None:
+    """Return how long its handler may still run; None = for ever, or it has not begun."""
+    limits = assignment.source.max_run_s
+    if not limits or assignment.started_at_s is None:
+        return None
+    run_s = limits.get(assignment.job.state)
+    return None if run_s is None else assignment.started_at_s + run_s - now_s

@@ -9,6 +9,21 @@ from msgspec import Struct
 from ..flow.record import AttributeValue, FlowRecord
 
 
+class Cancellation:
+    """Whether a job is to be given up: set by its worker, read through the job. All are equal."""
+
+    __slots__ = ("is_set",)
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cancellation)
+
+    def __hash__(self) -> int:
+        return hash(Cancellation)
+
+
 class Job(Struct, frozen=True):
     """One claimed flow, as its handler sees it.
 
@@ -23,6 +38,17 @@ class Job(Struct, frozen=True):
     """The workflow that claimed it, a class."""
     record: FlowRecord
     """All that the claim returned."""
+    _cancellation: Cancellation = Cancellation()
+    """The worker's; without a worker one that is never set."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its worker has given it up: what the handler returns will be dropped.
+
+        True once the lease is known to be lost, the flow was cancelled, `max_run_ms` is over, or
+        a stopping worker has given the flow back. A long handler should look now and then.
+        """
+        return self._cancellation.is_set
 
     @property
     def id(self) -> str:

@@ -5,26 +5,33 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from ..actors.directory import Directory, is_hosted, open_directory
-from ..actors.ports import LocalPort, ProcessPort
+import psutil
+from msgspec.structs import replace
+
+from ..actors.directory import Directory
+from ..actors.leftover import end_leftovers
+from ..actors.notices import HostFacts
+from ..actors.ports import LocalPort
+from ..actors.processes import ProcessPort
+from ..actors.role import Role, take_role
 from ..flow import limits
-from ..flow.errors import InvalidArgument, StoreConfigError, StoreLocked, StoreNotRunning
+from ..flow.errors import InvalidArgument, StoreConfigError, StoreLocked
 from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemClock
 from ..flow.settings import Settings
-from .checks import check_bool, check_int, not_yet
+from .checks import check_bool, check_int
 from .codecs import Codec
 from .store import Store
 from .times import duration_ms
 
 Durability = Literal["sync", "relaxed"]
-Role = Literal["auto", "host", "attach"]
 
 _open_stores: dict[int, Store] = {}
-_open_paths: dict[Path, Store | None] = {}
+_open_directories: set[tuple[int, int]] = set()
+"""Those of the open stores, and of stores that are being opened: (device, inode)."""
 _registry_lock = threading.Lock()
 
 
@@ -38,61 +45,89 @@ def open_store(
     retention_ms: Any = limits.RETENTION_MS_DEFAULT,
     failed_retention_ms: Any = limits.FAILED_RETENTION_MS_DEFAULT,
     max_value_bytes: int = limits.VALUE_BYTES_DEFAULT,
+    max_rss_bytes: int | None = None,
     timeout: float = limits.TIMEOUT_S_DEFAULT,
     codec: Codec | None = None,
     in_process: bool = False,
 ) -> Store:
-    """Open the store in a directory, making it where nothing is, and host its shards.
+    """Open the store in a directory, making it where nothing is.
 
+    `role`: with "auto" the first process to open a directory hosts its shards, and others attach
+    to them; "host" raises instead of attaching, "attach" instead of hosting. When the host ends,
+    one of the attached processes hosts the store, whatever it was opened with.
     `shards`: how many OS processes; default min(cores, 8); fixed when the directory is created.
     `durability`: "sync" answers once the bytes have passed fdatasync; "relaxed" answers after the
     write and syncs within 50 ms, so that a power loss (not a crash) can take that window.
     `clock`: None = wall clock; a `shardflow.testing.ManualClock` = time moves by its `advance`.
     `retention_ms`, `failed_retention_ms`: how long ended flows are kept: 7 and 30 days.
     `max_value_bytes`: the most that one payload, result, error or named value may take, packed.
+    `max_rss_bytes`: memory of all shard processes together from which on creations are refused;
+    default 60 % of the machine's.
     `timeout`: seconds that a command waits for its answer.
     `codec`: encodes values that are not plain data. Never pickle.
-    `in_process=True`: the shards run inside this process, without processes or parallelism.
+    `in_process=True`: the shards run inside this process alone, and nobody can attach.
+    Retentions and durability are the host's: "sync" may not be asked for where it is "relaxed".
 
     Raises:
         InvalidArgument: an option is not allowed.
-        StoreConfigError: the directory is something else, another version, or has other shards.
-        StoreLocked: a process owns the directory.
+        StoreConfigError: the directory is something else, another version, or has other shards;
+            or the host's options are others.
+        StoreLocked: a process owns the directory that may not, or cannot, be attached to; or this
+            very process has it open.
+        StoreNotRunning: role="attach", and no process hosts the store.
         CorruptLog: the only shard's log is damaged; with several, the others go on.
     """
     where = Path(path).absolute()
     settings = settings_of(retention_ms, failed_retention_ms)
     manual = check_clock(clock)
-    check_choices(durability, role)
-    check_bool(in_process, "in_process")
+    check_choices(durability, role, in_process)
     timeout_s = check_timeout(timeout)
     check_int(max_value_bytes, "max_value_bytes", 1, limits.VALUE_BYTES_CEILING)
     if shards is not None:
         check_int(shards, "shards", 1, limits.SHARDS_MAX)
-    if role == "attach":
-        _check_hosted(where)
-        raise not_yet('role="attach"')
+    if max_rss_bytes is not None:
+        check_int(max_rss_bytes, "max_rss_bytes", 1)
+    actual = clock or SystemClock()
+    sync = durability == "sync"
     default = min(os.cpu_count() or 1, limits.SHARDS_DEFAULT_MAX)
     with _told_of(where):
-        directory = open_directory(where, shards, default)
-        release = _take(where, directory)
+        directory, found = take_role(where, role, shards, default, may_attach=not in_process)
+        release = _register(directory)
         try:
-            actual = clock or SystemClock()
-            sync = durability == "sync"
-            port: LocalPort | ProcessPort
-            if in_process:
-                files: list[Files] = [
-                    DiskFiles(directory.shard_path(shard)) for shard in range(directory.shards)
-                ]
-                port = LocalPort(
-                    files, settings, actual, sync=sync, manual=manual, may_begin=False
-                )
+            if found is None:
+                settings = _with_share(settings, max_rss_bytes, directory.shards)
+                facts = HostFacts(os.getpid(), settings, sync, manual, in_process)
+                port = _host(directory, facts, actual)
             else:
-                port = ProcessPort(directory, settings, actual, sync=sync, manual=manual)
+                found.check(where, sync=sync, manual=manual)
+                port = ProcessPort(directory, found, actual, owns=False, sync=sync)
         except BaseException:
             release()
             raise
     return make_store(port, clock, codec, max_value_bytes, timeout_s, str(where), release)
+
+
+def _with_share(settings: Settings, max_rss_bytes: int | None, shards: int) -> Settings:
+    """Give each shard its share of the memory."""
+    if max_rss_bytes is None:
+        max_rss_bytes = int(psutil.virtual_memory().total * limits.RSS_SHARE_DEFAULT)
+    return replace(settings, max_rss_bytes=max(1, max_rss_bytes // shards))
+
+
+def _host(directory: Directory, facts: HostFacts, clock: Clock) -> LocalPort | ProcessPort:
+    """Start the shards of a directory that this process owns."""
+    if not facts.in_process:
+        return ProcessPort(directory, facts, clock, owns=True, sync=facts.sync)
+    # Others are told that they cannot attach.
+    directory.notices.renew(facts)
+    directory.owner.publish()
+    end_leftovers(directory)
+    shards = range(directory.shards)
+    files: list[Files] = [DiskFiles(directory.shard_path(shard)) for shard in shards]
+    # What this process holds is not the shards' alone.
+    settings = replace(facts.settings, max_rss_bytes=None)
+    sync, manual = facts.sync, facts.manual
+    return LocalPort(files, settings, clock, sync=sync, manual=manual, may_begin=False)
 
 
 @contextlib.contextmanager
@@ -157,33 +192,26 @@ def default_store() -> Store:
     return stores[0]
 
 
-def _check_hosted(where: Path) -> None:
+def _register(directory: Directory) -> Callable[[], None]:
+    """Note that this process has the directory open; return what undoes it, and gives it back."""
+    found = directory.path.stat()
+    identity = found.st_dev, found.st_ino
     with _registry_lock:
-        # To look at our own lock would give it up: POSIX locks go with any close of the file.
-        hosted_here = where in _open_paths
-    if not hosted_here and not is_hosted(where):
-        raise StoreNotRunning(
-            f'no process hosts {where}: open it with role="auto" or role="host"', path=str(where)
+        is_open = identity in _open_directories
+        _open_directories.add(identity)
+    if is_open:
+        directory.owner.unlock()
+        raise StoreLocked(
+            f"{directory.path} is open in this process ({os.getpid()}) already: use that store, or "
+            "close it first",
+            pid=os.getpid(),
+            path=str(directory.path),
         )
 
-
-def _take(where: Path, directory: Directory) -> Any:
-    """Make this process, and this store in it, the directory's owner; return what undoes it."""
-    with _registry_lock:
-        if where in _open_paths:
-            raise StoreLocked(
-                f"{where} is open in this process ({os.getpid()}) already: use that store, or "
-                "close it first",
-                pid=os.getpid(),
-                path=str(where),
-            )
-        directory.lock()
-        _open_paths[where] = None
-
     def release() -> None:
+        directory.owner.unlock()
         with _registry_lock:
-            if _open_paths.pop(where, directory) is not directory:
-                directory.unlock()
+            _open_directories.discard(identity)
 
     return release
 
@@ -207,14 +235,20 @@ def check_clock(clock: Clock | None) -> bool:
     return True
 
 
-def check_choices(durability: str, role: str) -> None:
-    """Refuse words that are no choice."""
+def check_choices(durability: str, role: str, in_process: object = False) -> None:
+    """Refuse words that are no choice, or not together."""
+    check_bool(in_process, "in_process")
     if durability not in ("sync", "relaxed"):
         raise InvalidArgument(
             f'durability is "sync" or "relaxed"; got {durability!r}', argument="durability"
         )
     if role not in ("auto", "host", "attach"):
         raise InvalidArgument(f'role is "auto", "host" or "attach"; got {role!r}', argument="role")
+    if in_process and role == "attach":
+        raise InvalidArgument(
+            'in_process=True hosts the shards here, and role="attach" never does: choose one',
+            argument="role",
+        )
 
 
 def check_timeout(timeout: Any) -> float:
@@ -230,9 +264,11 @@ def _forget_after_fork() -> None:
     """In a forked child: the parent's stores are not this process's, nor who held the lock."""
     global _registry_lock
     _registry_lock = threading.Lock()
+    stores = list(_open_stores.values())
     _open_stores.clear()
-    _open_paths.clear()
+    _open_directories.clear()
+    for store in stores:
+        store.port.abandon()
 
 
-with contextlib.suppress(AttributeError):
-    os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
+from types import FrameType, TracebackType
 from typing import Any, Final
 
 from msgspec import Struct
@@ -19,6 +20,8 @@ from .job import Job
 TRACEBACK_BYTES_MAX: Final = 8 * KIB
 MESSAGE_BYTES_MAX: Final = 8 * KIB
 REPR_BYTES_MAX: Final = 2 * KIB
+_PLUMBING: Final = (__name__.removesuffix("outcome"), "asyncio.", "concurrent.futures.")
+"""Modules that stand between a worker and a handler in a traceback."""
 
 
 class Ok(Struct, frozen=True):
@@ -31,6 +34,10 @@ class Err(Struct, frozen=True):
     """The work went wrong: do what the state declares as `on_error`."""
 
     reason: Any = None
+
+
+class Raised(Err, frozen=True):
+    """The handler raised; `reason` describes what."""
 
 
 class NoReply(Enum):
@@ -81,7 +88,7 @@ def outcome_of(handler: Handler, job: Job) -> Outcome:
     try:
         returned = handler(job)
     except Exception as error:
-        return Err(described(error))
+        return Raised(described(error))
     if inspect.iscoroutine(returned):
         returned.close()  # Else it warns that it was never awaited; the outcome says so already.
     return outcome_from(returned)
@@ -97,7 +104,7 @@ async def outcome_of_async(handler: Handler, job: Job) -> Outcome:
             if inspect.isawaitable(returned):
                 returned = await returned
     except Exception as error:
-        return Err(described(error))
+        return Raised(described(error))
     return outcome_from(returned)
 
 
@@ -113,7 +120,7 @@ def outcome_from(returned: Any) -> Outcome:
     return Err({"unexpected_worker_result": capped(_safe(repr, returned), REPR_BYTES_MAX)})
 
 
-def is_async(handler: Handler) -> bool:
+def is_async(handler: Callable[..., Any]) -> bool:
     """Whether calling the handler gives a coroutine."""
     call = getattr(handler, "__call__", None)  # noqa: B004 - for objects with an async __call__
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
@@ -131,11 +138,20 @@ def described(error: BaseException) -> dict[str, str]:
         "message": capped(_safe(str, error), MESSAGE_BYTES_MAX),
     }
     if error.__traceback__ is not None:
-        # The first frame is our call of the handler, which tells nobody anything.
-        frames = error.__traceback__.tb_next or error.__traceback__
-        text = "".join(_formatted(error, frames))
+        text = "".join(_formatted(error, _own_frames(error.__traceback__)))
         told["traceback"] = capped(text, TRACEBACK_BYTES_MAX, from_end=True)
     return told
+
+
+def _own_frames(frames: TracebackType) -> TracebackType:
+    """Return the frames from the handler on: our calls of it tell nobody anything."""
+    while frames.tb_next is not None and _is_ours(frames.tb_frame):
+        frames = frames.tb_next
+    return frames
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith(_PLUMBING)
 
 
 def _formatted(error: BaseException, frames: Any) -> list[str]:

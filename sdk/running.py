@@ -152,7 +152,7 @@ def require_plain(definition: Definition, states: str | list[str], handler: Hand
             name = getattr(function, "__name__", repr(function))
             raise InvalidArgument(
                 f"{definition.name}: the handler {name} is a coroutine function, which only "
-                f"{definition.name}.aio.run_once and .aio.handle can run; await those, or make "
-                "it a plain function",
+                f"{definition.name}.aio.run_once and .aio.handle and a worker with "
+                "executor='async' can run; use those, or make it a plain function",
                 argument="handler",
             )

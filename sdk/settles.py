@@ -136,19 +136,23 @@ def settle(workflow: Bound, /, job: Claimed, outcome: Outcome) -> Plan[FlowRecor
     handler's error.
     """
     try:
-        return _command(workflow, job, outcome)
+        return command_of(workflow, job, outcome)
     except (InvalidArgument, TypeError) as cause:
         return error(workflow, job, cause)
 
 
-def release(workflow: Bound, /, job: Claimed) -> Plan[FlowRecord]:
+def release(workflow: Bound, /, job: Claimed, **options: Any) -> Plan[FlowRecord]:
     """Give the job back unworked: due now, in its state, with no attempt charged."""
-    state = logical_state(job)
-    arguments = {"lease_token": job.lease_token, **guards(job)}
-    return Plan("flow_transition", (job.id, state, state), arguments)
+    return _settle("flow_release", workflow, job, "", None, options)
 
 
-def _command(workflow: Bound, job: Claimed, outcome: Outcome) -> Plan[FlowRecord] | None:
+def command_of(workflow: Bound, job: Claimed, outcome: Outcome) -> Plan[FlowRecord] | None:
+    """Return the one command that an outcome becomes; None for NOREPLY.
+
+    Raises:
+        InvalidArgument: it cannot become a command.
+        TypeError: likewise.
+    """
     match outcome:
         case Ok(value):
             return ok(workflow, job, value)

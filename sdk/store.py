@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from functools import update_wrapper
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import pykka
 
@@ -43,8 +43,17 @@ class Port(Protocol):
         """Return the store's time."""
         ...
 
+    @property
+    def role(self) -> Literal["host", "attached"]:
+        """Whether the shards are this process's own, as of now."""
+        ...
+
     def close(self, timeout_s: float | None) -> None:
         """Stop everything; safe to repeat."""
+        ...
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what it has inherited, all of which is the parent's."""
         ...
 
 
@@ -53,6 +62,7 @@ class Builders(Spawning, Settling, Moving, Claiming, Reading, Policing, Valuing)
 
     def __init__(self, codec: Codec | None, max_value_bytes: int, now_ms: Callable[[], int]):
         super().__init__(codec, max_value_bytes)
+        self.codec = codec
         self._now_ms = now_ms
 
     def now_ms(self) -> int:
@@ -241,6 +251,19 @@ class Store:
         """What carries the commands; for tools."""
         return self._port
 
+    @property
+    def codec(self) -> Codec | None:
+        """What encodes values that are not plain data, if the store was opened with one."""
+        return self._builders.codec
+
+    @property
+    def role(self) -> Literal["host", "attached"]:
+        """Whether this process hosts the shards, as of now, or is attached to another's.
+
+        An attached process becomes the host, by itself, when the host is gone.
+        """
+        return self._port.role
+
     def now_ms(self) -> int:
         """Return the store's time, in ms since the epoch."""
         return self._port.now_ms()
@@ -248,7 +271,8 @@ class Store:
     def processes(self) -> list[dict[str, Any]]:
         """Return what each shard process told when it began to serve: pid, flows, recovery_ms.
 
-        Empty where the shards live in this process.
+        An attached process knows only the pid, and nothing of a shard that is away. Empty where
+        the shards live in this process.
         """
         told: Callable[[], list[dict[str, Any]]] | None
         told = getattr(self._port, "processes", None)
@@ -260,7 +284,10 @@ class Store:
         return told
 
     def close(self, timeout: float | None = None) -> None:
-        """Stop the shards this process hosts; safe to repeat. `timeout` in seconds."""
+        """Stop the shards, if this process hosts them; safe to repeat. `timeout` in seconds.
+
+        If other processes are attached, one of them hosts the store from then on.
+        """
         if self._is_closed:
             return
         self._is_closed = True

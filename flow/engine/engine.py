@@ -10,33 +10,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from .. import commands, family, queries
-from ..codec import decode_entry
 from ..errors import CorruptLog
-from ..events import FAMILY_FACTS, Delivered, Dropped, ValueStored
+from ..events import FAMILY_FACTS, Delivered, Dropped
 from ..host import Entropy, Files
 from ..index.timequeue import head
 from ..limits import COLLECT_POSTS_MAX, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
-from ..log.parts import segment_name
-from ..log.position import POSITION_BYTES, Position, pack, unpack
-from ..log.recover import recover, refuse_missing
+from ..log.position import POSITION_BYTES, Position, unpack
+from ..log.recover import refuse_missing
 from ..log.values import Values
 from ..machine import claim, policies, reads
 from ..machine.cascade import follow
 from ..machine.decide import TABLE, Decide
 from ..machine.state import ShardState
 from ..machine.turn import Turn
-from ..record import Record
 from ..replies import Data, Done, Events, Rejected, Reply
 from ..settings import Settings
 from .hydrate import Hydrator
+from .restore import restore
 from .stats import check_invariants
 from .upkeep import Upkeep
-from .writer import Writer, trim
+from .writer import Writer
 
 Request = commands.AnyCommand | family.AnyFamilyCommand | queries.AnyQuery
 
@@ -77,8 +74,7 @@ class Engine:
         self.state = ShardState(settings)
         self.values = Values()
         self.hydrator = Hydrator(self.values, self)
-        recovered = recover(files, self._take)
-        self.state.rebuild()
+        recovered = restore(files, self.state, self.values)
         self.log = Log(files, recovered)
         self.cut_bytes = recovered.cut_bytes
         self.commands = 0
@@ -115,6 +111,7 @@ class Engine:
         elif self._sync:
             self.log.sync()
         self._writer = None
+        self.state.table.pack()
         return answers
 
     def _command(self, decide: Decide, request: Any, now_ms: int, order_us: int) -> Answer:
@@ -138,7 +135,8 @@ class Engine:
                 self._bury()
             if self.touched is not None:
                 self.touched.update(record.type for _, record in turn.puts)
-            span = writer.add(turn)
+            is_long = bool(turn.puts) and self.state.waits_long(*turn.puts[-1])
+            span = writer.add(turn, packs=is_long)
             self._must_sync = self._must_sync or any(
                 isinstance(fact, FAMILY_FACTS) for fact in turn.facts
             )
@@ -235,6 +233,7 @@ class Engine:
             writer.commit(sync=False)
         self.log.close()
         self._files.unlock()
+        self.state.let_go()
 
     def statistics(self, *, check: bool) -> dict[str, Any]:
         """Return counters of the shard; with `check`, also the problems found (normally none)."""
@@ -259,41 +258,13 @@ class Engine:
         self.upkeep.close()
         self.log.abandon()
         self._files.unlock()
-
-    def _take(self, data: memoryview, segment: int, offset: int, length: int) -> None:
-        """Take in one entry of the log during recovery: last writer wins."""
-        try:
-            entry = decode_entry(data)
-        except msgspec.MsgspecError as error:
-            path = self._files.path_of(segment_name(segment))
-            raise CorruptLog(
-                f"{path} holds at byte {offset} what this version cannot read ({error}); use the "
-                "version that wrote it, or restore it from a backup",
-                path=path,
-                offset=offset,
-            ) from error
-        if entry.__class__ is Record:
-            slot = self.state.table.get(entry.partition_key, entry.id)
-            slot = self.state.load(slot, entry)
-            slot.trail += pack(segment, offset, length)
-            trim(slot, entry, self.values)
-        elif isinstance(entry, ValueStored):
-            self.values.add(entry.number, segment, offset, length)
-            self.state.next_value = max(self.state.next_value, (entry.number >> 8) + 1)
-        elif isinstance(entry, Dropped):
-            self.state.unload(entry)
-            self.values.drop(entry.values)
-        elif isinstance(entry, Delivered):
-            self.state.families.outbox.clear(entry.dest, entry.number)
-        else:
-            self.state.note(entry, ask_at_ms=0)
+        self.state.let_go()
 
 
 def _is_all(reply: Reply, turn: Turn) -> bool:
     """Whether a reply's outcomes are the turn's records, all of them, in order."""
-    if not isinstance(reply, Done) or len(reply.outcomes) != len(turn.puts):
-        return False
-    return all(outcome is put[1] for outcome, put in zip(reply.outcomes, turn.puts, strict=True))
+    # Of lists, identical items are compared by identity alone.
+    return isinstance(reply, Done) and reply.outcomes == [record for _, record in turn.puts]
 
 
 def _get(engine: Engine, query: queries.Get, now_ms: int) -> Reply:

@@ -8,6 +8,7 @@ from typing import Any
 from ..codec import decode_record
 from ..index.due import DueIndex
 from ..log.position import Position, unpack
+from ..machine.loading import Loading
 from ..machine.state import ShardState
 from ..record import NO_EXTRAS, Record
 
@@ -16,14 +17,17 @@ def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> li
     """Compare the state with a rebuild from its records, and the records with the log."""
     problems: list[str] = []
     fresh = ShardState(state.settings)
+    loading = Loading(fresh)
     for slot in state.table:
-        if slot.record is None:
+        record = slot.record
+        if record is None:
             problems.append("a slot in the table has no record")
             continue
-        fresh.load(None, slot.record)
-        if decode_record(read(list(unpack(slot.trail))[-1])) != slot.record:
-            problems.append(f"the log has another record of {slot.record.id!r}")
-    fresh.rebuild()
+        packed = read(list(unpack(slot.trail))[-1])
+        loading.load(record, packed)
+        if decode_record(packed) != record or slot.version != record.version:
+            problems.append(f"the log has another record of {record.id!r}")
+    loading.finish()
     for name in ("waiting", "ended"):
         have, want = +getattr(state, name), +getattr(fresh, name)
         if have != want:
@@ -32,6 +36,7 @@ def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> li
         problems.append("the due index differs from a rebuild")
     if state.expiry.live != fresh.expiry.live:
         problems.append("the expiry queue differs from a rebuild")
+    fresh.let_go()
     return problems + _family_problems(state)
 
 
@@ -81,9 +86,9 @@ def _outline(index: DueIndex) -> set[tuple[Any, ...]]:
             for state, queues in states.items():
                 for priority, queue in enumerate(queues):
                     entries: list[tuple[Any, ...]] = [
-                        (name, flow_type, state, priority, at_ms, order, slot.record.id)
+                        (name, flow_type, state, priority, at_ms, order, record.id)
                         for at_ms, order, _, slot in queue.entries()
-                        if slot.record is not None
+                        if (record := slot.record) is not None
                     ]
                     if len(entries) != queue.live:
                         entries.append((name, flow_type, state, priority, "count", queue.live, ""))

@@ -15,6 +15,7 @@ from ..machine.state import forget_spent
 from ..machine.turn import Turn
 from ..record import Record
 
+_encode = encoder.encode
 _encode_into = encoder.encode_into
 
 
@@ -33,17 +34,18 @@ class Writer:
         """Whether there is nothing to write."""
         return not self._lengths
 
-    def add(self, turn: Turn) -> tuple[int, int]:
-        """Pack a turn; return where in the frame its records stand, one after the other."""
+    def add(self, turn: Turn, *, packs: bool = False) -> tuple[int, int]:
+        """Pack a turn; return where in the frame its records stand, one after the other.
+
+        `packs`: the slots keep their records packed as well.
+        """
         for drop in turn.drops:
             self._entry(drop)
             self._values.drop(drop.values)
-        for number, data in turn.values:
-            at, length = self._entry(ValueStored(number, crc32(data), data))
-            self._values.add(number, self._segment, self._base + at, length)
-            self._values.keep(number, data)
+        if turn.values:
+            self._add_values(turn)
         start = len(self.frame)
-        self._add_records(turn)
+        self._add_records(turn, packs)
         end = len(self.frame)
         for fact in turn.facts:
             self._entry(fact)
@@ -53,12 +55,29 @@ class Writer:
         """Pack a fact that no command staged."""
         self._entry(fact)
 
-    def _add_records(self, turn: Turn) -> None:
+    def _add_values(self, turn: Turn) -> None:
+        frame, lengths, segment, base = self.frame, self._lengths, self._segment, self._base
+        add, keep = self._values.add, self._values.keep
+        at = len(frame)
+        for number, data in turn.values:
+            _encode_into(ValueStored(number, crc32(data), data), frame, at)
+            end = len(frame)
+            lengths.append(end - at)
+            add(number, segment, base + at, end - at)
+            keep(number, data)
+            at = end
+
+    def _add_records(self, turn: Turn, packs: bool) -> None:
         # The hot loop of a shard: once per record written.
         frame, lengths, segment, base = self.frame, self._lengths, self._segment, self._base
         at = len(frame)
         for slot, record in turn.puts:
-            _encode_into(record, frame, at)
+            if packs:
+                packed = _encode(record)
+                frame += packed
+                slot.held = packed
+            else:
+                _encode_into(record, frame, at)
             end = len(frame)
             lengths.append(end - at)
             slot.trail += pack(segment, base + at, end - at)

@@ -38,11 +38,17 @@ class DueIndex:
 
     def due_queue(self, flow_type: str, state: str, priority: int) -> TimeQueue:
         """Return the queue of flows waiting for their time, made on first use."""
-        return _queue(self._due, flow_type, state)[priority]
+        try:
+            return self._due[flow_type][state][priority]
+        except KeyError:
+            return _queue(self._due, flow_type, state)[priority]
 
     def lease_queue(self, flow_type: str, state: str, priority: int) -> TimeQueue:
         """Return the queue of leases by deadline, made on first use; `state` is the logical one."""
-        return _queue(self._leases, flow_type, state)[priority]
+        try:
+            return self._leases[flow_type][state][priority]
+        except KeyError:
+            return _queue(self._leases, flow_type, state)[priority]
 
     def take_due(self, wanted: Filter, now_ms: int, limit: int) -> list[Entry]:
         """Remove up to `limit` due flows: by priority, due time, order of entry."""

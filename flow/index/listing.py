@@ -10,7 +10,7 @@ from ..record import Record
 from .table import FlowTable, Slot
 
 _Entry = tuple[Cursor, int, Slot]
-"""Sort key, version, slot; stale when the slot's record has another version."""
+"""Sort key, version, slot; stale when the slot has another version."""
 
 _BACKLOG_MIN = 10_000
 """Changes since the last listing, beyond the listing's own size, that drop it again."""
@@ -52,17 +52,16 @@ class Listing:
             indexes = range(start, len(entries))
         for index in indexes:
             _, version, slot = entries[index]
-            record = slot.record
-            if record is not None and record.version == version:
+            if slot.version == version and (record := slot.record) is not None:
                 yield record
 
     def _settled(self, table: FlowTable, flow_type: str) -> list[_Entry]:
         entries = self._sorted.get(flow_type)
         if entries is None:
             entries = [
-                (cursor_of(slot.record), slot.record.version, slot)
+                (cursor_of(record), record.version, slot)
                 for slot in table
-                if slot.record is not None and slot.record.type == flow_type
+                if (record := slot.record) is not None and record.type == flow_type
             ]
         elif backlog := self._backlog[flow_type]:
             entries = [entry for entry in (*entries, *backlog) if _is_live(entry)]
@@ -85,5 +84,4 @@ def _key(entry: _Entry) -> Cursor:
 
 
 def _is_live(entry: _Entry) -> bool:
-    record = entry[2].record
-    return record is not None and record.version == entry[1]
+    return entry[2].version == entry[1]

@@ -1,4 +1,4 @@
-"""The table of live flows by identity. Ids shared by several partitions cost only themselves."""
+"""The table of flows by identity. Ids shared by several partitions cost only themselves."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..codec import decode_record
 from ..record import Record
 
 
 class Slot(Struct, gc=False):
-    """One flow's place: the latest record, and where its history lies. Only evolve writes it.
+    """One flow's place: the latest record, and where its history lies. Only evolve changes it.
 
     Index entries point at slots and carry the record's version: an entry whose version is not
-    the slot's record's is stale, and whoever meets it drops it.
+    the slot's is stale, and whoever meets it drops it.
     """
 
-    record: Record | None = None
-    """None when the flow was removed, or is being created."""
+    held: Any = None
+    """The record, or its bytes: packed it takes a third of the memory. None when the flow was
+    removed, or is being created. `record` reads them all."""
+    version: int = 0
+    """The record's; 0 when there is none."""
     trail: bytes = b""
     """Positions of all versions in the log, oldest first (see flow/log/position.py)."""
     spent: list[tuple[int, int]] | None = None
@@ -26,36 +30,63 @@ class Slot(Struct, gc=False):
     queue: Any = None
     """The TimeQueue that has the slot's live entry; None while it waits for no time."""
 
+    @property
+    def record(self) -> Record | None:
+        """The latest record; each reading of a packed one unpacks it anew."""
+        held: Record | bytes | None = self.held
+        return decode_record(held) if isinstance(held, bytes) else held
+
+
+def unpacked(slot: Slot) -> Record:
+    """Return the record of a flow that is about to change, and hold it unpacked until then."""
+    record = slot.held = slot.record
+    assert record is not None
+    return record
+
 
 class FlowTable:
     """(partition key, id) → slot.
 
     The first level is keyed by id alone; where several partitions have that id, its entry is a
     dict by partition key. So a read without a partition needs no second index.
+
+    A record that will hardly be asked for soon is packed by the end of the step. Which ones are is
+    a matter of speed and memory alone: whoever meets a packed one unpacks it.
     """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Slot | dict[str | None, Slot]] = {}
         self._size = 0
+        self._unpacked: list[tuple[Slot, Record, bytes]] = []
+        """Slots with the record that `get` unpacked, and its bytes."""
 
     def get(self, partition_key: str | None, flow_id: str) -> Slot | None:
         """Return the flow's slot."""
         entry = self._by_id.get(flow_id)
         if entry is None:
             return None
-        if isinstance(entry, Slot):
-            record = entry.record
-            if record is not None and record.partition_key == partition_key:
-                return entry
-            return None
-        return entry.get(partition_key)
+        if not isinstance(entry, Slot):
+            slot = entry.get(partition_key)
+            if slot is not None and isinstance(slot.held, bytes):
+                self._unpack(slot)
+            return slot
+        held: Record | bytes | None = entry.held
+        if isinstance(held, bytes):
+            held = self._unpack(entry)
+        if held is not None and held.partition_key == partition_key:
+            return entry
+        return None
 
     def of_id(self, flow_id: str) -> list[Slot]:
         """Return the slots of every partition that has this id."""
         entry = self._by_id.get(flow_id)
         if entry is None:
             return []
-        return list(entry.values()) if isinstance(entry, dict) else [entry]
+        slots = list(entry.values()) if isinstance(entry, dict) else [entry]
+        for slot in slots:
+            if isinstance(slot.held, bytes):
+                self._unpack(slot)
+        return slots
 
     def add(self, slot: Slot) -> None:
         """Add a slot that holds a record and is not in the table yet."""
@@ -64,8 +95,9 @@ class FlowTable:
         entry = self._by_id.setdefault(record.id, slot)
         if entry is not slot:
             if not isinstance(entry, dict):
-                assert entry.record is not None
-                entry = {entry.record.partition_key: entry}
+                first = entry.record
+                assert first is not None
+                entry = {first.partition_key: entry}
                 self._by_id[record.id] = entry
             assert record.partition_key not in entry, "a flow is added once"
             entry[record.partition_key] = slot
@@ -81,6 +113,21 @@ class FlowTable:
         else:
             del self._by_id[flow_id]
         self._size -= 1
+
+    def pack(self) -> None:
+        """Pack again what was unpacked, unless it has another record by now."""
+        for slot, record, packed in self._unpacked:
+            if slot.held is record:
+                slot.held = packed
+        self._unpacked.clear()
+
+    def _unpack(self, slot: Slot) -> Record:
+        """Unpack a slot until the end of the step."""
+        packed = slot.held
+        assert isinstance(packed, bytes)
+        record = slot.held = decode_record(packed)
+        self._unpacked.append((slot, record, packed))
+        return record
 
     def __len__(self) -> int:
         return self._size

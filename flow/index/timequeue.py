@@ -1,106 +1,122 @@
-"""A queue ordered by time, then by order of entry: a binary heap with lazy deletion."""
+"""A queue ordered by time, then by order of entry, with lazy deletion."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush, heapreplace
 
+from ..limits import LONG_QUEUE_MIN
+from .heap import Heap
+from .run import Entry, Run
 from .table import Slot
 
-Entry = tuple[int, int, int, Slot]
-"""time, order, version, slot. Order is unique per flow and state, so slots are never compared."""
+__all__ = ["Entry", "Source", "TimeQueue", "head", "peek", "take"]
 
 _STALE_MIN = 64
 """Below this many stale entries a clean-up is not worth its pass."""
+_RUNS_MAX = 4
+"""Flows that are due at once make one run, those with a like delay another: a few are enough."""
 
-
-def is_live(entry: Entry) -> bool:
-    """Whether the flow is unchanged since the entry was made."""
-    record = entry[3].record
-    return record is not None and record.version == entry[2]
+Part = Heap | Run
 
 
 class TimeQueue:
-    """All entries in one heap, and those of each explicit partition in a heap of their own.
+    """All entries in runs and a heap, and those of each explicit partition in a heap of their own.
+
+    Entries mostly come in order: once the heap is large, an entry goes to the end of a run if it
+    belongs there, and to the heap if it belongs at the end of none.
 
     A flow that leaves is only counted (`live`); its entry is dropped when it comes up, or by a
-    clean-up once more than half of the heap is stale. So memory stays within twice the live
+    clean-up once more than half of all are stale. So memory stays within twice the live
     entries, and leaving costs O(1).
     """
 
-    __slots__ = ("_heap", "_lane_size", "_lanes", "live")
+    __slots__ = ("_heap", "_lane_size", "_lanes", "_run_size", "_runs", "live")
 
     def __init__(self) -> None:
-        self._heap: list[Entry] = []
-        self._lanes: dict[str, list[Entry]] = {}
+        self._heap = Heap()
+        self._runs: list[Run] = []
+        self._run_size = 0
+        """Of all runs."""
+        self._lanes: dict[str, Heap] = {}
         self._lane_size = 0
         self.live = 0
 
     def push(self, at_ms: int, order: int, version: int, slot: Slot, lane: str | None) -> None:
         """Add an entry; each (slot, version) at most once."""
-        entry = (at_ms, order, version, slot)
-        heappush(self._heap, entry)
         self.live += 1
+        if self._runs:
+            self._run_size += 1
+            if not self._runs[0].push(at_ms, order, version, slot):
+                self._push_elsewhere(at_ms, order, version, slot)
+        elif len(self._heap) < LONG_QUEUE_MIN:
+            heappush(self._heap, (at_ms, order, version, slot))
+        else:
+            self._run_size += 1
+            self._push_elsewhere(at_ms, order, version, slot)
         if lane is not None:
             heap = self._lanes.get(lane)
             if heap is None:
-                self._lanes[lane] = [entry]
-            else:
-                heappush(heap, entry)
+                heap = self._lanes[lane] = Heap()
+            heappush(heap, (at_ms, order, version, slot))
             self._lane_size += 1
 
+    def _push_elsewhere(self, at_ms: int, order: int, version: int, slot: Slot) -> None:
+        """Add an entry that the first run, if there is one, does not take."""
+        for run in self._runs[1:]:
+            if run.push(at_ms, order, version, slot):
+                return
+        if len(self._runs) < _RUNS_MAX:
+            run = Run()
+            run.push(at_ms, order, version, slot)
+            self._runs.append(run)
+        else:
+            self._run_size -= 1
+            heappush(self._heap, (at_ms, order, version, slot))
+
     def discard(self) -> None:
-        """Note that one entry has gone stale."""
+        """Note that one entry has gone stale, or was taken."""
         self.live -= 1
         assert self.live >= 0
-        if len(self._heap) > 2 * self.live + _STALE_MIN:
-            self._heap = [entry for entry in self._heap if is_live(entry)]
-            heapify(self._heap)
+        if len(self._heap) + self._run_size > 2 * self.live + _STALE_MIN:
+            self._heap = self._heap.cleaned()
+            self._runs = [kept for run in self._runs if (kept := run.cleaned())]
+            self._run_size = sum(map(len, self._runs))
         if self._lane_size > 2 * self.live + _STALE_MIN:
-            self._clean_lanes()
+            cleaned = ((lane, heap.cleaned()) for lane, heap in self._lanes.items())
+            self._lanes = {lane: heap for lane, heap in cleaned if heap}
+            self._lane_size = sum(map(len, self._lanes.values()))
 
-    def _clean_lanes(self) -> None:
-        lanes = {}
-        self._lane_size = 0
-        for lane, heap in self._lanes.items():
-            if kept := [entry for entry in heap if is_live(entry)]:
-                heapify(kept)
-                lanes[lane] = kept
-                self._lane_size += len(kept)
-        self._lanes = lanes
-
-    def heap(self, lane: str | None) -> list[Entry]:
-        """Return the heap of one partition, or of all (None). For `head` and `take` below."""
-        if lane is None:
-            return self._heap
-        return self._lanes.get(lane, [])
+    def parts(self, lane: str | None) -> Sequence[Part]:
+        """Return where the entries of one partition, or of all (None), are."""
+        if lane is not None:
+            heap = self._lanes.get(lane)
+            return () if heap is None else (heap,)
+        if not self._runs:
+            return (self._heap,)
+        return (*self._runs, self._heap)
 
     def forget(self, lane: str | None, count: int) -> None:
-        """Note that `count` entries were popped from a lane's heap, and drop it when empty."""
+        """Note that `count` entries were removed from a part, and drop it if it is empty."""
         if lane is None:
-            return
-        self._lane_size -= count
-        if not self._lanes.get(lane, True):
-            del self._lanes[lane]
+            if self._runs:
+                self._runs = [run for run in self._runs if run]
+                self._run_size = sum(map(len, self._runs))
+        else:
+            self._lane_size -= count
+            if not self._lanes.get(lane, True):
+                del self._lanes[lane]
 
     def count_until(self, now_ms: int) -> int:
-        """Return how many live entries have a time ≤ now_ms. O(those entries)."""
-        return sum(1 for entry in _until(self._heap, now_ms) if is_live(entry))
+        """Return how many live entries have a time ≤ now_ms."""
+        all_live = len(self._heap) + self._run_size == self.live
+        return sum(part.count_until(now_ms, all_live=all_live) for part in self.parts(None))
 
     def entries(self) -> Iterator[Entry]:
         """Return the live entries, unordered."""
-        return (entry for entry in self._heap if is_live(entry))
-
-
-def _until(heap: list[Entry], now_ms: int) -> Iterator[Entry]:
-    """Walk the part of a heap that is due: children of a later entry are later still."""
-    pending = [0]
-    while pending:
-        index = pending.pop()
-        if index < len(heap) and heap[index][0] <= now_ms:
-            yield heap[index]
-            pending.append(2 * index + 1)
-            pending.append(2 * index + 2)
+        return (
+            entry for part in self.parts(None) for entry in part if entry[3].version == entry[2]
+        )
 
 
 Source = tuple[TimeQueue, str | None]
@@ -110,19 +126,17 @@ Source = tuple[TimeQueue, str | None]
 def head(source: Source) -> Entry | None:
     """Return the earliest live entry, dropping stale ones on the way."""
     queue, lane = source
-    heap = queue.heap(lane)
+    first: Entry | None = None
     dropped = 0
-    found: Entry | None = None
-    while heap:
-        entry = heap[0]
-        if is_live(entry):
-            found = entry
-            break
-        heappop(heap)
-        dropped += 1
+    for part in queue.parts(lane):
+        before = len(part)
+        entry = part.head()
+        dropped += before - len(part)
+        if entry is not None and (first is None or entry < first):
+            first = entry
     if dropped:
         queue.forget(lane, dropped)
-    return found
+    return first
 
 
 def take(sources: Iterable[Source], now_ms: int, limit: int) -> list[Entry]:
@@ -130,39 +144,43 @@ def take(sources: Iterable[Source], now_ms: int, limit: int) -> list[Entry]:
 
     The caller changes the record of each entry in the same step: the index forgets them here.
     """
-    found = [source for source in sources if source[0].live]
+    found = [
+        (source, part, len(part))
+        for source in sources
+        if source[0].live
+        for part in source[0].parts(source[1])
+        if part.may_be_due(now_ms)
+    ]
     if len(found) == 1:
-        return _take_one(found[0], now_ms, limit)
-    heads = []
-    for number, source in enumerate(found):
-        if (entry := head(source)) is not None and entry[0] <= now_ms:
+        taken = found[0][1].take(now_ms, limit)
+    else:
+        taken = _merge([part for _, part, _ in found], now_ms, limit)
+    for (queue, lane), part, before in found:
+        queue.forget(lane, before - len(part))
+    return taken
+
+
+def _merge(parts: list[Part], now_ms: int, limit: int) -> list[Entry]:
+    heads: list[tuple[int, int, int]] = []
+    for number, part in enumerate(parts):
+        if (entry := part.head()) is not None and entry[0] <= now_ms:
             heads.append((entry[0], entry[1], number))
     heapify(heads)
     taken: list[Entry] = []
     while heads and len(taken) < limit:
-        _, _, number = heappop(heads)
-        source = found[number]
-        queue, lane = source
-        taken.append(heappop(queue.heap(lane)))
-        queue.forget(lane, 1)
-        if (entry := head(source)) is not None and entry[0] <= now_ms:
-            heappush(heads, (entry[0], entry[1], number))
-    return taken
-
-
-def _take_one(source: Source, now_ms: int, limit: int) -> list[Entry]:
-    queue, lane = source
-    heap = queue.heap(lane)
-    taken: list[Entry] = []
-    before = len(heap)
-    while heap and len(taken) < limit:
-        if heap[0][0] > now_ms:
-            break
-        entry = heappop(heap)
-        record = entry[3].record
-        if record is not None and record.version == entry[2]:
-            taken.append(entry)
-    queue.forget(lane, before - len(heap))
+        at_ms, _, number = heads[0]
+        part = parts[number]
+        others = heads[1:3]
+        next_ms = min(others)[0] if others else now_ms + 1
+        if next_ms > at_ms:
+            # All that comes before the next part's head at once.
+            taken += part.take(next_ms - 1, limit - len(taken))
+        else:
+            taken += part.take(at_ms, 1)
+        if (entry := part.head()) is not None and entry[0] <= now_ms:
+            heapreplace(heads, (entry[0], entry[1], number))
+        else:
+            heappop(heads)
     return taken
 
 
@@ -170,20 +188,8 @@ def peek(sources: Iterable[Source], now_ms: int, limit: int) -> list[Entry]:
     """Return what `take` would, removing nothing. O(entries due + limit log limit) at worst."""
     best: list[Entry] = []
     for queue, lane in sources:
-        heap = queue.heap(lane)
-        # A walk in heap order visits at most the entries before the limit-th and their children.
-        frontier = [(heap[0][0], heap[0][1], 0)] if heap else []
-        found = 0
-        while frontier and found < limit:
-            at_ms, _, index = heappop(frontier)
-            if at_ms > now_ms:
-                break
-            if is_live(heap[index]):
-                best.append(heap[index])
-                found += 1
-            for child in (2 * index + 1, 2 * index + 2):
-                if child < len(heap):
-                    heappush(frontier, (heap[child][0], heap[child][1], child))
+        for part in queue.parts(lane):
+            best += part.peek(now_ms, limit)
     best.sort(key=_order)
     return best[:limit]
 

@@ -24,13 +24,3 @@ class Position(NamedTuple):
 def unpack(trail: bytes) -> Iterator[Position]:
     """Return the positions of a trail, oldest first."""
     return (Position(*parts) for parts in _POSITION.iter_unpack(trail))
-
-
-def to_int(segment: int, offset: int, length: int) -> int:
-    """Return a position as one integer: a third of the memory of a tuple."""
-    return segment << 64 | offset << 32 | length
-
-
-def from_int(packed: int) -> Position:
-    """Return the position that `to_int` packed."""
-    return Position(packed >> 64, packed >> 32 & 0xFFFFFFFF, packed & 0xFFFFFFFF)

@@ -9,7 +9,7 @@ tests/unit/flow/test_recover.py cuts and flips a log at every byte.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ from ..host import File, Files
 from .frame import HEADER_BYTES, MAGIC, FrameHeader, entry_lengths, read_header
 from .parts import END, RANGE, Part, parts_in, segment_name
 
-Take = Callable[[memoryview, int, int, int], None]
-"""take(entry bytes, segment, offset, length), once per entry in the order of the log."""
+Take = Callable[[bytes, int, int, Sequence[int]], None]
+"""take(segment's bytes, segment, offset, lengths), once per frame in the order of the log: its
+entries have these lengths and follow one another from this offset on."""
 
 
 @dataclass
@@ -100,9 +101,10 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
     for part in parts:
         number = part.number
         handle = result.handles[number] = files.open(part.name)
-        data = memoryview(handle.pread(handle.size(), 0))
+        raw = handle.pread(handle.size(), 0)
+        data = memoryview(raw)
         if part.is_merged:
-            _read_merged(files, part, data, result, take)
+            _read_merged(files, part, raw, result, take)
             bad = None
             continue
         if bad is not None and bad.is_followed_by(data):
@@ -115,7 +117,7 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
             continue
         first_lsn = result.lsn + 1
         result.segment = number
-        result.offset = _read_segment(files, number, data, result, take)
+        result.offset = _read_segment(files, number, raw, result, take)
         result.spans[number] = Span(
             part, first_lsn, result.lsn, result.lsn, result.epoch, result.offset
         )
@@ -151,8 +153,9 @@ def _without_covered(found: list[Part]) -> tuple[list[Part], list[Part]]:
 _END_BYTES = HEADER_BYTES + END.size + 4
 
 
-def _read_merged(files: Files, part: Part, data: memoryview, result: Recovery, take: Take) -> None:
+def _read_merged(files: Files, part: Part, raw: bytes, result: Recovery, take: Take) -> None:
     """Read a merged file. It was whole when it got its end, so anything else is damage."""
+    data = memoryview(raw)
     end = len(data) - _END_BYTES
     if end < HEADER_BYTES + RANGE.size or read_header(data, 0) is None:
         raise _corrupt(files, part, 0, "it does not begin with what it covers")
@@ -169,9 +172,7 @@ def _read_merged(files: Files, part: Part, data: memoryview, result: Recovery, t
             raise _corrupt(files, part, at, "a frame is damaged")
         offset = at + HEADER_BYTES
         if at:
-            for length in entry_lengths(data, at, header):
-                take(data[offset : offset + length], part.number, offset, length)
-                offset += length
+            take(raw, part.number, offset, entry_lengths(data, at, header))
         at += HEADER_BYTES + header.body_bytes
         frames += 1
         result.epoch = max(result.epoch, header.epoch)
@@ -209,7 +210,8 @@ class _Bad:
         return _Bad(self.segment + 1, 0, self.lsn)
 
 
-def _read_segment(files: Files, number: int, data: memoryview, result: Recovery, take: Take) -> int:
+def _read_segment(files: Files, number: int, raw: bytes, result: Recovery, take: Take) -> int:
+    data = memoryview(raw)
     at = 0
     doubtful: deque[tuple[int, int]] = deque()
     while (header := read_header(data, at)) is not None:
@@ -218,10 +220,7 @@ def _read_segment(files: Files, number: int, data: memoryview, result: Recovery,
             raise _corrupt(files, number, at, why)
         if header.epoch < result.epoch:
             raise _corrupt(files, number, at, "an older epoch follows a newer one")
-        offset = at + HEADER_BYTES
-        for length in entry_lengths(data, at, header):
-            take(data[offset : offset + length], number, offset, length)
-            offset += length
+        take(raw, number, at + HEADER_BYTES, entry_lengths(data, at, header))
         result.lsn = header.lsn
         result.epoch = header.epoch
         doubtful.append((header.lsn, at))

@@ -1,4 +1,4 @@
-"""The keydir of values: number → position, and the newest small ones in memory."""
+"""The values of a shard: found in the log by number, and the newest small ones in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import msgspec
 from ..errors import CorruptLog
 from ..events import ValueStored
 from ..limits import VALUE_CACHE_BYTES, VALUE_CACHE_ITEM_BYTES_MAX
-from .position import Position, from_int, to_int, unpack
+from .keydir import Keydir
+from .position import Position, unpack
 
 _decode = msgspec.msgpack.Decoder(ValueStored).decode
 
@@ -40,7 +41,9 @@ class Values:
     """Reads values by number, with one positioned read each, checksum verified."""
 
     def __init__(self) -> None:
-        self._keydir: dict[int, int] = {}
+        self._keydir = Keydir()
+        self.add = self._keydir.set
+        """add(number, segment, offset, length): note where a value lies."""
         self._recent: dict[int, bytes] = {}
         self._recent_order: deque[int] = deque()
         """Numbers by age; some are dropped already. A dict's own front is slow to find."""
@@ -49,21 +52,11 @@ class Values:
         self.dead_bytes: Counter[int] = Counter()
         """File → bytes of entries, values and records, that nobody needs any more."""
 
-    def add(self, number: int, segment: int, offset: int, length: int) -> None:
-        """Note where a value lies."""
-        self._keydir[number] = to_int(segment, offset, length)
-
-    def place(self, number: int) -> Position | None:
-        """Return where a value lies; None if there is none of that number."""
-        packed = self._keydir.get(number)
-        return None if packed is None else from_int(packed)
-
-    def move(self, number: int, old: Position, new: Position) -> bool:
-        """Note that a value lies elsewhere now; False if it no longer lay where it did."""
-        if self._keydir.get(number) != to_int(*old):
-            return False
-        self._keydir[number] = to_int(*new)
-        return True
+        self.place = self._keydir.get
+        """place(number): where a value lies; None if there is none of that number."""
+        self.move = self._keydir.move
+        """move(number, old, new): note that a value lies elsewhere now; False if it no longer lay
+        where it did."""
 
     def bury(self, trail: bytes) -> None:
         """Count records that no history has any more."""
@@ -77,8 +70,6 @@ class Values:
             return
         self._recent[number] = data
         self._recent_order.append(number)
-        if len(self._recent_order) > 2 * len(self._recent) + _ORDER_SLACK:
-            self._recent_order = deque(self._recent)
         self._recent_bytes += size + _RECENT_OVERHEAD_BYTES
         while self._recent_bytes > VALUE_CACHE_BYTES:
             self._forget(self._recent_order.popleft())
@@ -86,11 +77,12 @@ class Values:
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget values whose flow is gone."""
         for number in numbers:
-            packed = self._keydir.pop(number, None)
-            if packed is not None:
-                position = from_int(packed)
+            position = self._keydir.pop(number)
+            if position is not None:
                 self.dead_bytes[position.segment] += position.length
             self._forget(number)
+        if len(self._recent_order) > 2 * len(self._recent) + _ORDER_SLACK:
+            self._recent_order = deque(self._recent)
 
     def _forget(self, number: int) -> None:
         data = self._recent.pop(number, None)
@@ -106,10 +98,9 @@ class Values:
         data = self._recent.get(number)
         if data is not None:
             return data
-        packed = self._keydir.get(number)
-        if packed is None:
+        position = self._keydir.get(number)
+        if position is None:
             return None
-        position = from_int(packed)
         self.reads += 1
         try:
             stored = _decode(source.entry(position))

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from ..commands import ClaimDue
 from ..index.due import Filter
-from ..index.table import Slot
+from ..index.table import Slot, unpacked
 from ..index.timequeue import Entry
 from ..limits import INTEGER_MAX
 from ..queries import Probe, Watch
@@ -49,8 +49,8 @@ def _grant(taken: list[tuple[Slot, bool]], command: ClaimDue, turn: Turn) -> lis
     worker = command.worker
     deadline_ms = min(now_ms + command.lease_ms, INTEGER_MAX)
     for (slot, is_expired), token in zip(taken, turn.tokens(len(taken)), strict=True):
-        record = slot.record
-        assert record is not None
+        held = slot.held
+        record = held if isinstance(held, Record) else unpacked(slot)
         logical = record.run_state or record.state
         after = replace(
             record,

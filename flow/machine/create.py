@@ -64,14 +64,17 @@ def refuse_reserved(state: ShardState, item: NewFlow, txn: str | None = None) ->
     holder = state.families.reserved.get((item.partition_key, item.id))
     if holder is None or holder == txn:
         return None
-    fields = {"flow_id": item.id, "partition_key": item.partition_key}
-    if item.idempotent:
-        # Whether an equal flow will be there is not known yet.
-        why = {"reason": "reserved", "retry_after_ms": RESERVED_RETRY_MS}
-        message = f"{item.id!r} is being created by a fan-out; try again in a moment"
-        return Refused("overloaded", message, {**fields, **why})
-    message = f"{item.id!r} is reserved by a fan-out that is under way; use another id"
-    return Refused("flow_already_exists", message, fields)
+    # Whether a flow will have this id is not known yet; in a moment it is.
+    return Refused(
+        "overloaded",
+        f"{item.id!r} is reserved by a fan-out that is under way; try again in a moment",
+        {
+            "flow_id": item.id,
+            "partition_key": item.partition_key,
+            "reason": "reserved",
+            "retry_after_ms": RESERVED_RETRY_MS,
+        },
+    )
 
 
 def _taken(

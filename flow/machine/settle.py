@@ -43,8 +43,7 @@ def _end_leased(state: ShardState, item: Ending, turn: Turn, end: str, operation
     slot = state.find(item.partition_key, item.id, turn.now_ms)
     if slot is None:
         return not_found(item)
-    record = slot.record
-    assert record is not None
+    record: Record = slot.held  # `find` has unpacked it.
     verdict = check_lease(record, item.lease_token, item.fencing_token, operation)
     if verdict is not None:
         return verdict

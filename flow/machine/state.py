@@ -60,8 +60,7 @@ class ShardState:
         slot = self.table.get(partition_key, flow_id)
         if slot is None:
             return None
-        record = slot.record
-        assert record is not None, "a slot in the table holds a record"
+        record: Record = slot.held  # The table unpacks what it hands out.
         if record.expires_at_ms is not None and record.expires_at_ms <= now_ms:
             return None
         return slot
@@ -109,8 +108,11 @@ class ShardState:
 
     def put(self, slot: Slot, record: Record) -> None:
         """Replace a slot's record and keep every index true."""
-        old = slot.record
-        slot.record = record
+        old = slot.held
+        if isinstance(old, bytes):
+            old = slot.record
+        slot.held = record
+        slot.version = record.version
         if old is None:
             assert record.version == 1, "a flow begins with version 1"
             self.table.add(slot)
@@ -127,25 +129,33 @@ class ShardState:
                 or old.error_number is not record.error_number
                 or old.extras is not record.extras
             ):
-                _note_spent(slot, old, record)
-            self._leave(slot, old)
-        self._enter(slot, record)
+                note_spent(slot, old, record)
+            self.leave(slot, old)
+        self.enter(slot, record)
         if self.listing.is_used:
             self.listing.note(slot, record)
 
     def drop(self, drop: Dropped) -> None:
         """Remove a flow from everything."""
         slot = self.table.get(drop.partition_key, drop.id)
-        assert slot is not None and slot.record is not None, "only a live flow is dropped"
+        assert slot is not None, "only a live flow is dropped"
         record = slot.record
+        assert record is not None
         self.table.remove(drop.partition_key, drop.id)
         if record.extras is not None:
             self.lineage.leave(slot, record)
-        slot.record = None
         self.buried.append(slot.trail)
-        self._leave(slot, record)
+        slot.held = None
+        slot.version = 0
+        self.leave(slot, record)
+        slot.queue = None
 
-    def _enter(self, slot: Slot, record: Record) -> None:
+    def let_go(self) -> None:
+        """Cut what ties slots and queues together: the collector does not look into slots."""
+        for slot in self.table:
+            slot.queue = None
+
+    def enter(self, slot: Slot, record: Record) -> None:
         """Queue a slot by its new record: for its time, its lease's end, or its removal."""
         state = record.state
         lane = record.partition_key
@@ -169,7 +179,7 @@ class ShardState:
         queue.push(at_ms, record.state_seq, record.version, slot, lane)
         slot.queue = queue
 
-    def _leave(self, slot: Slot, old: Record) -> None:
+    def leave(self, slot: Slot, old: Record) -> None:
         """Take a slot out of the queue that its old record put it in."""
         queue = slot.queue
         if queue is None:
@@ -179,41 +189,26 @@ class ShardState:
         if old.state in TERMINAL_STATES:
             self.ended[old.type, old.state] -= 1
 
-    # ---- recovery: records first, indexes once at the end ----
-
-    def load(self, slot: Slot | None, record: Record) -> Slot:
-        """Take in a record from the log, last writer wins; indexes are made by `rebuild`."""
-        if slot is None:
-            slot = Slot(record)
-            self.table.add(slot)
-        else:
-            if (old := slot.record) is not None:
-                _note_spent(slot, old, record)
-            slot.record = record
-        return slot
-
-    def unload(self, drop: Dropped) -> None:
-        """Take in a removal from the log."""
-        slot = self.table.get(drop.partition_key, drop.id)
-        if slot is not None:
-            self.table.remove(drop.partition_key, drop.id)
-            slot.record = None
-            self.buried.append(slot.trail)
-
-    def rebuild(self) -> None:
-        """Make all indexes from the loaded records."""
-        for slot in self.table:
-            record = slot.record
-            assert record is not None
-            if record.extras is not None:
-                self.lineage.enter(slot, record)
-                self.deadlines.enter(slot, record)
-            self._enter(slot, record)
-            self.last_order = max(self.last_order, record.state_seq)
+    def waits_long(self, slot: Slot, record: Record) -> bool:
+        """Whether so many flows wait in the same place that this one's turn is not near."""
+        if record.state == RUNNING or record.state in TERMINAL_STATES:
+            return False
+        queue = slot.queue
+        if queue is None:
+            return self.waiting[record.type, record.state] > limits.LONG_QUEUE_MIN
+        waiting: int = queue.live
+        return waiting > limits.LONG_QUEUE_MIN
 
 
-def _note_spent(slot: Slot, old: Record, new: Record) -> None:
+def note_spent(slot: Slot, old: Record, new: Record) -> None:
     """Remember values that only the history names from now on."""
+    if (
+        old.extras is None
+        and old.payload_number in (None, new.payload_number)
+        and old.result_number in (None, new.result_number)
+        and old.error_number in (None, new.error_number)
+    ):
+        return
     left = set(value_numbers(old)) - set(value_numbers(new))
     if left:
         if slot.spent is None:

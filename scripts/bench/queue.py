@@ -122,7 +122,7 @@ class Queue:
 
 def main(arguments: list[str]) -> None:
     """Run once, check, and tell."""
-    options = _options(arguments)
+    options = parse(arguments, __doc__)
     with data_directory(options.dir) as folder:
         around = circumstances(folder)
         disk = disk_figures(folder, DISK_WRITES)
@@ -144,7 +144,7 @@ def measure(store: sf.Store, options: Namespace) -> Figures:
     after = processes_used(store)
     log = log_figures(store, options.flows)
     check(store, KIND, completed=options.flows)
-    _check_sample(store, options)
+    check_sample(store, options)
     return {
         "flows_per_s": round(options.flows / seconds),
         "seconds": round(seconds, 2),
@@ -156,7 +156,8 @@ def measure(store: sf.Store, options: Namespace) -> Figures:
     }
 
 
-def _check_sample(store: sf.Store, options: Namespace) -> None:
+def check_sample(store: sf.Store, options: Namespace) -> None:
+    """Leave unless some of the flows are what they should be."""
     for number in range(0, options.flows, max(1, options.flows // SAMPLE)):
         record = store.flow_get(f"f{number}", payload=True)
         found = record and (record.state, record.payload, record.version, record.fencing_token)
@@ -167,13 +168,16 @@ def _check_sample(store: sf.Store, options: Namespace) -> None:
 SETTINGS = ("flows", "batch", "payload", "producers", "workers", "durability")
 
 
-def _options(arguments: list[str]) -> Namespace:
-    made = parser(__doc__)
+def parse(arguments: list[str], about: str | None, processes: int | None = None) -> Namespace:
+    """Return the options; with `processes` also how many of them there are."""
+    made = parser(about)
     made.add_argument("--flows", type=int, default=200_000)
     made.add_argument("--batch", type=int, default=500, help="flows per command, at most 1,000")
     made.add_argument("--payload", type=int, default=64, metavar="BYTES")
     made.add_argument("--producers", type=int, default=2, help="threads that create")
     made.add_argument("--workers", type=int, default=4, help="threads that claim and complete")
+    if processes is not None:
+        made.add_argument("--processes", type=int, default=processes, help="that attach")
     return made.parse_args(arguments)
 
 

@@ -41,9 +41,11 @@ from shardflow.sdk.codecs import Codec
 from shardflow.sdk.dsl import State, complete, fail, retry_or, state
 from shardflow.sdk.flowstore import FlowStore
 from shardflow.sdk.job import Job
+from shardflow.sdk.logs import JobLogFilter, job_log_fields
 from shardflow.sdk.opening import default_store
 from shardflow.sdk.opening import open_store as open
 from shardflow.sdk.outcome import NOREPLY, Complete, Err, Fail, Ok, RetryLater, Transition
+from shardflow.sdk.pool import WorkerPool, WorkerStatus
 from shardflow.sdk.requests.reading import Page
 from shardflow.sdk.requests.valuing import OmittedValue
 from shardflow.sdk.store import Store
@@ -77,6 +79,7 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidArgument",
     "Job",
+    "JobLogFilter",
     "MaxActiveExceeded",
     "Ok",
     "OmittedValue",
@@ -97,12 +100,15 @@ __all__ = [
     "Transition",
     "ValueConflict",
     "Worker",
+    "WorkerPool",
+    "WorkerStatus",
     "Workflow",
     "WrongState",
     "__version__",
     "complete",
     "default_store",
     "fail",
+    "job_log_fields",
     "open",
     "retry_or",
     "state",

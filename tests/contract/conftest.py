@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import pytest
 import shardflow as sf
 from shardflow.testing import ManualClock, memory_store
 from support.contract import SHARDS, START_MS, Flows, Name
+from support.fanouts import Stage
+from support.hosts import Host, open_attached
 
-KINDS = ("memory", "in-process", "processes")
+KINDS = ("memory", "in-process", "processes", "attached")
 DURABLE_KINDS = KINDS[1:]
 
 OpenStore = Callable[..., sf.Store]
@@ -32,10 +35,25 @@ class Stand:
     clock: ManualClock
 
 
+@functools.cache
+def the_host() -> Host:
+    """Return the process that hosts the stores that tests attach to: one for the session."""
+    return Host()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_of_the_host() -> Iterator[None]:
+    yield
+    if the_host.cache_info().currsize:
+        the_host().end()
+
+
 def open_kind(kind: str, path: Path, options: dict[str, Any]) -> sf.Store:
     options = {"shards": SHARDS, **options}
     if kind == "memory":
         return memory_store(**options)
+    if kind == "attached":
+        return open_attached(the_host(), path, options)
     if kind == "in-process":
         options["in_process"] = True
     return sf.open(path, **options)
@@ -109,10 +127,11 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
 class Durable:
     """A store in a directory of its own that a test may close and open again."""
 
-    def __init__(self, kind: str, path: Path, name: Name) -> None:
+    def __init__(self, kind: str, path: Path, name: Name, shards: int = SHARDS) -> None:
         self._kind = kind
         self._path = path
         self._name = name
+        self._shards = shards
         self.clock = ManualClock(START_MS)
         self.store = self._open()
 
@@ -126,7 +145,7 @@ class Durable:
         return self.flows
 
     def _open(self) -> sf.Store:
-        return open_kind(self._kind, self._path, {"clock": self.clock})
+        return open_kind(self._kind, self._path, {"clock": self.clock, "shards": self._shards})
 
 
 @pytest.fixture(params=DURABLE_KINDS)
@@ -134,3 +153,30 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path, name: Name) -> Itera
     stand = Durable(request.param, tmp_path / "data", name)
     yield stand
     stand.store.close()
+
+
+@pytest.fixture
+def durable_in() -> type[Durable]:
+    """Opens stores of a kind, at a place, that may be closed and opened again."""
+    return Durable
+
+
+@pytest.fixture(params=[*KINDS, "restarted"])
+def stage(
+    request: pytest.FixtureRequest,
+    shared_stands: dict[str, Stand],
+    tmp_path: Path,
+    name: Name,
+) -> Iterator[Stage]:
+    """A store of each kind, and one that is closed and opened again after each step of a test."""
+    if request.param == "restarted":
+        place = Durable("in-process", tmp_path / "data", name)
+        yield Stage(lambda: place.flows, lambda step: place.reopen())
+        place.store.close()
+    elif request.param == "memory":
+        clock = ManualClock(START_MS)
+        with memory_store(shards=SHARDS, clock=clock) as store:
+            yield Stage(lambda: Flows(store, clock, name), lambda step: None)
+    else:
+        stand = shared_stands[request.param]
+        yield Stage(lambda: Flows(stand.store, stand.clock, name), lambda step: None)

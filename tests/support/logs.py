@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from shardflow.flow.log.log import Log
@@ -28,9 +29,11 @@ def read_log(disk: Disk) -> tuple[list[bytes], Recovery]:
     """Recover a log without writing to it, but for the cut of a torn tail."""
     entries: list[bytes] = []
 
-    def take(data: memoryview, segment: int, offset: int, length: int) -> None:
-        assert len(data) == length
-        entries.append(bytes(data))
+    def take(raw: bytes, segment: int, offset: int, lengths: Sequence[int]) -> None:
+        for length in lengths:
+            entries.append(raw[offset : offset + length])
+            assert len(entries[-1]) == length
+            offset += length
 
     return entries, recover(disk, take)
 

@@ -22,14 +22,18 @@ WAIT_S = 30.0
 _POLL_S = 0.01
 
 
-def eventually(condition: Callable[[], T], what: str, within_s: float = WAIT_S) -> T:
-    """Wait until a condition holds and return what it returned."""
+def eventually(
+    condition: Callable[[], T], what: str | Callable[[], str], within_s: float = WAIT_S
+) -> T:
+    """Wait until a condition holds and return what it returned; `what` tells what is missing."""
     deadline_s = time.monotonic() + within_s
     while True:
         found = condition()
         if found:
             return found
-        assert time.monotonic() < deadline_s, f"not within {within_s} seconds: {what}"
+        if time.monotonic() >= deadline_s:
+            told = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {within_s} seconds: {told}")
         time.sleep(_POLL_S)
 
 

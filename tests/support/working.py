@@ -1,4 +1,7 @@
-"""A store for workers to work on: claims wait, leases are counted, everything is written down."""
+"""A store for workers to work on: claims wait, leases are counted, everything is written down.
+
+And handlers that wait until a test lets them go on.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,50 @@ from collections.abc import Callable
 from typing import Any
 
 from shardflow.flow.record import FlowRecord
+from shardflow.sdk.dsl import state
+from shardflow.sdk.job import Job
+from shardflow.sdk.outcome import Complete, Ok
+from shardflow.sdk.worker import Worker
+from shardflow.sdk.workflow import Workflow
 from support.recording import RecordingStore, a_leased_record
 
 WAIT_S = 10.0
 """Longer than any wait of a test that passes."""
 CLAIM_S = 0.02
 """How long a claim waits here: a stop waits for it."""
-SETTLING = frozenset(("flow_complete", "flow_fail", "flow_retry", "flow_transition"))
+SETTLING = frozenset(
+    ("flow_complete", "flow_fail", "flow_retry", "flow_transition", "flow_release")
+)
+
+
+class BillingFlow(Workflow, type="billing"):
+    created = state(on_ok="charged")
+    charged = state()
+    brief = state(lease_ms=30)
+
+    @created.handler
+    @staticmethod
+    def charge(job: Job) -> Any:
+        return Ok()
+
+
+class Gate:
+    """A handler that waits inside until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+        self.jobs: list[Job] = []
+
+    def __call__(self, job: Job) -> Any:
+        self.jobs.append(job)
+        self.entered.release()
+        assert self.opened.wait(WAIT_S)
+        return Complete(job.id)
+
+    def wait_entered(self, count: int = 1) -> None:
+        for _ in range(count):
+            assert self.entered.acquire(timeout=WAIT_S)
 
 
 class WorkingStore(RecordingStore):
@@ -62,3 +102,20 @@ class WorkingStore(RecordingStore):
         """Wait until a condition holds that a call of the store makes true."""
         with self.changed:
             assert self.changed.wait_for(condition, WAIT_S), self.commands
+
+
+def worker_on(store: Any, **options: Any) -> Worker:
+    """Make a worker for BillingFlow; everything completes, unless a handler is given."""
+    options = {"interval_ms": 1, "handler": lambda job: Complete(), **options}
+    return Worker(BillingFlow.using(store), **options)
+
+
+def stop_in_thread(worker: Worker) -> threading.Thread:
+    thread = threading.Thread(target=worker.stop)
+    thread.start()
+    return thread
+
+
+def joined(thread: threading.Thread) -> bool:
+    thread.join(WAIT_S)
+    return not thread.is_alive()

@@ -23,7 +23,7 @@ from shardflow.flow.events import (
     ValueStored,
 )
 from shardflow.flow.log.frame import HEADER_BYTES, entry_lengths, read_header
-from shardflow.flow.log.recover import segment_name
+from shardflow.flow.log.parts import segment_name
 from shardflow.flow.memory import MemoryFiles
 from shardflow.flow.record import ChildGroup, Extras, NamedValue, Record
 from shardflow.flow.settings import Settings

@@ -15,8 +15,8 @@ from shardflow.flow.host import DiskFile, DiskFiles
 from shardflow.flow.limits import SEGMENT_GROW_BYTES
 from shardflow.flow.log import log as logs
 from shardflow.flow.log.frame import HEADER_BYTES
+from shardflow.flow.log.parts import segment_name
 from shardflow.flow.log.position import Position
-from shardflow.flow.log.recover import segment_name
 from support.disks import EVERYTHING, KINDS, NOTHING, Disk, Loss, PowerLoss
 from support.logs import append, entries_in, open_log
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shardflow.flow.errors import CorruptLog
 from shardflow.flow.log import log as logs
 from shardflow.flow.log.frame import HEADER_BYTES, seal
-from shardflow.flow.log.recover import segment_name
+from shardflow.flow.log.parts import segment_name
 from support.disks import EVERYTHING, KINDS, NOTHING, Disk, Loss
 from support.logs import append, entries_in, open_log, read_log
 

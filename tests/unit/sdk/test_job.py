@@ -47,6 +47,7 @@ FIELDS = {
     "attributes": {"vip": True},
     "correlation_id": "o9",
     "root_flow_id": "root",
+    "cancelled": False,
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -19,41 +18,11 @@ from shardflow.flow.errors import (
     StaleLease,
     StoreNotRunning,
 )
-from shardflow.sdk import worker as worker_module
-from shardflow.sdk.dsl import state
+from shardflow.sdk import claimer
 from shardflow.sdk.job import Job
-from shardflow.sdk.outcome import NOREPLY, Complete, Ok
-from shardflow.sdk.worker import Worker
-from shardflow.sdk.workflow import Workflow
-from support.working import WAIT_S, WorkingStore
-
-
-class BillingFlow(Workflow, type="billing"):
-    created = state(on_ok="charged")
-    charged = state()
-    brief = state(lease_ms=30)
-
-    @created.handler
-    @staticmethod
-    def charge(job: Job) -> Any:
-        return Ok()
-
-
-class Gate:
-    """A handler that waits inside until it is opened."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Semaphore(0)
-        self.opened = threading.Event()
-
-    def __call__(self, job: Job) -> Any:
-        self.entered.release()
-        assert self.opened.wait(WAIT_S)
-        return Complete(job.id)
-
-    def wait_entered(self, count: int = 1) -> None:
-        for _ in range(count):
-            assert self.entered.acquire(timeout=WAIT_S)
+from shardflow.sdk.outcome import NOREPLY, Complete
+from shardflow.sdk.stopping import SIGNALS
+from support.working import WAIT_S, Gate, WorkingStore, joined, stop_in_thread, worker_on
 
 
 @pytest.fixture
@@ -61,23 +30,6 @@ def gate() -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.opened.set()
-
-
-def worker_on(store: WorkingStore, **options: Any) -> Worker:
-    bound: Any = store
-    options = {"interval_ms": 1, "handler": lambda job: Complete(), **options}
-    return Worker(BillingFlow.using(bound), **options)
-
-
-def stop_in_thread(worker: Worker) -> threading.Thread:
-    thread = threading.Thread(target=worker.stop)
-    thread.start()
-    return thread
-
-
-def joined(thread: threading.Thread) -> bool:
-    thread.join(WAIT_S)
-    return not thread.is_alive()
 
 
 def test_it_claims_handles_and_settles_until_stopped() -> None:
@@ -178,31 +130,6 @@ def test_without_heartbeat_no_lease_is_renewed(gate: Gate) -> None:
     assert store.sent("flow_extend_lease") == 0
 
 
-@pytest.mark.parametrize(
-    ("error", "counter"),
-    [
-        (StaleLease("taken over"), "stale"),
-        (OutcomeUnknown("no answer"), "settle_errors"),
-        (RuntimeError("a bug"), "settle_errors"),
-    ],
-    ids=repr,
-)
-def test_an_error_while_settling_is_counted_and_told_and_never_a_second_command(
-    error: Exception, counter: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = WorkingStore(flow_complete=error)
-    with caplog.at_level(logging.WARNING), worker_on(store, concurrency=1) as worker:
-        store.offer("f1", "f2")
-        store.wait_for(lambda: store.sent("flow_complete") == 2)
-    assert worker.stats()[counter] == 2
-    assert [c for c in store.commands if c != "flow_claim_due"] == ["flow_complete"] * 2
-    told = [record for record in caplog.records if record.name == "shardflow.worker"]
-    assert [vars(record)["flow_id"] for record in told] == ["f1", "f2"]
-    assert {(vars(record)["type"], vars(record)["state"]) for record in told} == {
-        ("billing", "created")
-    }
-
-
 def test_outcomes_are_counted_by_kind() -> None:
     outcomes = {"f1": Complete(), "f2": NOREPLY, "f3": None, "f4": ("ok", 1)}
     store = WorkingStore()
@@ -227,7 +154,7 @@ def test_outcomes_are_counted_by_kind() -> None:
 def test_it_waits_while_the_store_is_away_and_comes_back(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "BACKOFF_BASE_S", 0.001)
+    monkeypatch.setattr(claimer, "BACKOFF_BASE_S", 0.001)
     store = WorkingStore()
     failures = iter([error] * 3)
 
@@ -255,7 +182,7 @@ def test_stopping_waits_for_running_handlers_and_claims_nothing_more(gate: Gate)
     assert joined(stopping)
     assert store.sent("flow_complete", "f1") == 1
     assert store.sent("flow_complete", "f2") == 0
-    assert worker.stats()["released"] == store.sent("flow_transition")
+    assert worker.stats()["released"] == store.sent("flow_release")
 
 
 def test_what_is_unfinished_after_the_drain_goes_back_uncharged(gate: Gate) -> None:
@@ -263,16 +190,57 @@ def test_what_is_unfinished_after_the_drain_goes_back_uncharged(gate: Gate) -> N
     worker = worker_on(store, handler=gate, drain_timeout_ms=0).start()
     store.offer("f1")
     gate.wait_entered()
+    assert not gate.jobs[0].cancelled
     worker.stop()
-    command, args, options = store.calls[-1]
-    assert (command, args) == ("flow_transition", ("f1", "created", "created"))
-    assert options == {"partition_key": "t1:i9", "lease_token": "token-7", "fencing_token": 7}
+    ((command, args, options),) = (c for c in store.calls if c[0] != "flow_claim_due")
+    assert (command, args) == ("flow_release", ("f1", "token-7"))
+    assert options == {"partition_key": "t1:i9", "fencing_token": 7}
+    assert gate.jobs[0].cancelled
     assert (worker.stats()["released"], worker.stats()["in_hand"]) == (1, 1)
     gate.opened.set()
-    for thread in worker._hands._threads:
-        assert joined(thread)
-    assert store.commands[-1] == "flow_transition", "the late outcome is dropped"
-    assert worker.stats()["in_hand"] == 0
+    with worker._hands.changed:
+        assert worker._hands.changed.wait_for(lambda: len(worker._hands) == 0, WAIT_S)
+    assert store.sent("flow_complete") == 0, "the late outcome is dropped"
+
+
+def test_what_has_not_begun_goes_back_at_once(gate: Gate) -> None:
+    store = WorkingStore()
+    worker = worker_on(store, handler=gate, concurrency=1, prefetch=2).start()
+    store.offer("f1", "f2", "f3", "f4")
+    gate.wait_entered()
+    store.wait_for(lambda: len(store.held) == 3)
+    stopping = stop_in_thread(worker)
+    store.wait_for(lambda: store.sent("flow_release") == 2)
+    gate.opened.set()
+    assert joined(stopping)
+    assert (store.sent("flow_complete", "f1"), len(gate.jobs)) == (1, 1)
+
+
+def test_a_second_stop_does_not_wait(gate: Gate) -> None:
+    store = WorkingStore()
+    worker = worker_on(store, handler=gate).start()
+    store.offer("f1")
+    gate.wait_entered()
+    first = stop_in_thread(worker)
+    assert worker._stopping.wait(WAIT_S)
+    assert first.is_alive()
+    second = stop_in_thread(worker)
+    assert joined(first)
+    assert joined(second)
+    assert store.sent("flow_release", "f1") == 1
+    assert store.sent("flow_complete") == 0
+
+
+def test_leaving_with_while_another_thread_stops_it_waits_for_that(gate: Gate) -> None:
+    store = WorkingStore()
+    with worker_on(store, handler=gate) as worker:
+        store.offer("f1")
+        gate.wait_entered()
+        stopping = stop_in_thread(worker)
+        assert worker._stopping.wait(WAIT_S)
+        threading.Timer(0, gate.opened.set).start()
+    assert joined(stopping)
+    assert store.sent("flow_complete", "f1") == 1
 
 
 def test_a_claim_that_comes_back_after_the_stop_gives_its_jobs_back() -> None:
@@ -292,7 +260,7 @@ def test_a_claim_that_comes_back_after_the_stop_gives_its_jobs_back() -> None:
     assert worker._stopping.wait(WAIT_S)
     answered.set()
     assert joined(stopping)
-    assert store.commands == ["flow_claim_due", "flow_transition"]
+    assert store.commands == ["flow_claim_due", "flow_release"]
     assert worker.stats()["released"] == 1
 
 
@@ -309,19 +277,41 @@ def test_a_handler_may_ask_its_worker_to_stop() -> None:
     assert store.sent("flow_complete") == 1
 
 
-def test_sigterm_drains_a_running_worker_and_is_given_back(gate: Gate) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_drains_a_running_worker_and_its_old_handlers_come_back(
+    number: signal.Signals,
+) -> None:
     store = WorkingStore()
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(each) for each in SIGNALS]
 
     def handler(job: Job) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return Complete()
 
     worker = worker_on(store, handler=handler)
     store.offer("f1")
     worker.run()
     assert store.sent("flow_complete") == 1
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_a_second_signal_does_not_wait(gate: Gate) -> None:
+    store = WorkingStore()
+    worker = worker_on(store, handler=gate)
+    store.offer("f1")
+
+    def kill() -> None:
+        gate.wait_entered()
+        os.kill(os.getpid(), signal.SIGTERM)
+        store.wait_for(lambda: worker._stopping.is_requested)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    worker.run()
+    assert joined(thread)
+    assert store.sent("flow_release", "f1") == 1
+    assert store.sent("flow_complete") == 0
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
@@ -373,9 +363,12 @@ async def coroutine(job: Job) -> None: ...
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"executor": "process"}, "not available yet"),
-        ({"executor": "async"}, "not available yet"),
+        ({"executor": "process"}, "cannot find the handler .*lambda.*outermost level"),
         ({"executor": "fiber"}, "executor is 'thread'"),
+        ({"kill_lost": True}, "kill_lost needs executor"),
+        ({"prefetch": -1}, "prefetch is from 0"),
+        ({"middleware": coroutine}, "middleware is a list"),
+        ({"middleware": [coroutine]}, "called with two arguments"),
         ({"concurrency": 0}, "concurrency is from 1"),
         ({"concurrency": True}, "concurrency is from 1"),
         ({"concurrency": 1_001}, "concurrency is from 1 to 1000"),

@@ -1,0 +1,145 @@
+"""The keydir: where each value lies in the log, in 12 bytes a value."""
+
+from __future__ import annotations
+
+from array import array
+
+from .position import Position
+
+_COUNT_SHIFT = 8
+"""A value's number is a count, and in the bits below it the shard."""
+_STEP = 1 << _COUNT_SHIFT
+_TAG_MASK = _STEP - 1
+_PAGE_SHIFT = 8
+_PAGE_SIZE = 1 << _PAGE_SHIFT
+_INDEX_MASK = _PAGE_SIZE - 1
+_IS_INDEX_0 = _INDEX_MASK << _COUNT_SHIFT
+"""A number with none of these bits is the first of its page."""
+_SPARSE = _PAGE_SIZE // 12
+"""With so few values left, a page takes more memory than a dict of them."""
+_OFFSET_BITS = 32
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+_NONE = -1
+# Of the integers in arrays, these are the ones that CPython converts without a detour.
+_PLACE, _LENGTH = "L", "I"
+assert array(_PLACE).itemsize == 8 and array(_LENGTH).itemsize == 4
+
+
+class _Page:
+    """Positions of up to 256 numbers of one shard that follow one another; length 0 = none."""
+
+    __slots__ = ("gone", "lengths", "places")
+
+    def __init__(self) -> None:
+        self.places = array(_PLACE)
+        self.lengths = array(_LENGTH)
+        self.gone = 0
+        """How many of them have no position."""
+
+    def __len__(self) -> int:
+        return len(self.lengths) - self.gone
+
+
+class Keydir:
+    """number → position. Numbers are mostly given out one after the other, and removed so."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, _Page] = {}
+        self._loose: dict[int, tuple[int, int]] = {}
+        """number → place, length: what was left of pages that most values have gone from."""
+        self._page = _Page()
+        """The one that was written last."""
+        self._next = _NONE
+        """The number that comes at its end."""
+
+    def set(self, number: int, segment: int, offset: int, length: int) -> None:
+        """Note where a value lies, or lies now."""
+        if number != self._next:
+            self._set_elsewhere(number, segment, offset, length)
+            return
+        self._page.places.append(segment << _OFFSET_BITS | offset)
+        self._page.lengths.append(length)
+        number += _STEP
+        self._next = number if number & _IS_INDEX_0 else _NONE
+
+    def _set_elsewhere(self, number: int, segment: int, offset: int, length: int) -> None:
+        assert length > 0
+        if self._loose:
+            self._loose.pop(number, None)
+        key, index = _key(number), _index(number)
+        page = self._pages.get(key)
+        if page is None:
+            page = self._pages[key] = _Page()
+        if (missing := index + 1 - len(page.lengths)) > 0:
+            page.places.extend([0] * missing)
+            page.lengths.extend([0] * missing)
+            page.gone += missing
+        if not page.lengths[index]:
+            page.gone -= 1
+        page.places[index] = segment << _OFFSET_BITS | offset
+        page.lengths[index] = length
+        self._page = page
+        number += _STEP
+        is_end = index + 1 == len(page.lengths)
+        self._next = number if is_end and number & _IS_INDEX_0 else _NONE
+
+    def get(self, number: int) -> Position | None:
+        """Return where a value lies; None if there is none of that number."""
+        page, index = self._pages.get(_key(number)), _index(number)
+        if page is not None and index < len(page.lengths) and (length := page.lengths[index]):
+            place = page.places[index]
+        elif (found := self._loose.get(number)) is not None:
+            place, length = found
+        else:
+            return None
+        return _position(place, length)
+
+    def move(self, number: int, old: Position, new: Position) -> bool:
+        """Note that a value lies elsewhere now; False if it no longer lay where it did."""
+        if self.get(number) != old:
+            return False
+        place = new.segment << _OFFSET_BITS | new.offset
+        page, index = self._pages.get(_key(number)), _index(number)
+        if page is not None and index < len(page.lengths) and page.lengths[index]:
+            page.places[index] = place
+        else:
+            self._loose[number] = (place, new.length)
+        return True
+
+    def pop(self, number: int) -> Position | None:
+        """Forget a value; return where it lay, None if there is none of that number."""
+        key, index = _key(number), _index(number)
+        page = self._pages.get(key)
+        if page is None or index >= len(page.lengths) or not page.lengths[index]:
+            loose = self._loose.pop(number, None)
+            return None if loose is None else _position(*loose)
+        found = _position(page.places[index], page.lengths[index])
+        page.lengths[index] = 0
+        page.gone += 1
+        if len(page) <= _SPARSE and page is not self._page:
+            self._dissolve(key)
+        return found
+
+    def _dissolve(self, key: int) -> None:
+        page = self._pages.pop(key)
+        first = key >> _COUNT_SHIFT << _PAGE_SHIFT + _COUNT_SHIFT | key & _TAG_MASK
+        for index, length in enumerate(page.lengths):
+            if length:
+                self._loose[first + index * _STEP] = (page.places[index], length)
+
+    def __len__(self) -> int:
+        return len(self._loose) + sum(map(len, self._pages.values()))
+
+
+def _position(place: int, length: int) -> Position:
+    return Position(place >> _OFFSET_BITS, place & _OFFSET_MASK, length)
+
+
+def _key(number: int) -> int:
+    """Return which page a number is on: the high bits of the count, and the shard."""
+    return number >> _PAGE_SHIFT + _COUNT_SHIFT << _COUNT_SHIFT | number & _TAG_MASK
+
+
+def _index(number: int) -> int:
+    """Return where on its page a number is."""
+    return number >> _COUNT_SHIFT & _INDEX_MASK

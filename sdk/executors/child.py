@@ -1,0 +1,154 @@
+"""The program of a handler process: load the handlers, run them one by one, tell what they return.
+
+It holds no lease and knows no store. The end of its channel is its end: at once if a handler runs,
+for its worker is dead then and others will take the job over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from types import FrameType
+from typing import Any, Final
+
+from ..job import Job
+from ..middleware import around
+from ..outcome import outcome_of
+from ..source import Source
+from .frames import (
+    Cancel,
+    Ready,
+    Start,
+    Stream,
+    Unready,
+    Work,
+    finished_of,
+    frame_of,
+    job_of,
+    read_by_child,
+)
+from .naming import find, load_main, loading
+
+READ_BYTES: Final = 1 << 20
+EXIT_UNREADY: Final = 64
+
+
+def main() -> None:
+    """Serve until the channel ends. `sys.argv[-1]` is its descriptor."""
+    fd = int(sys.argv[-1])
+    os.set_inheritable(fd, False)
+    # Signals for everybody concern the worker, which decides. Not ignored: that would be passed on
+    # to the programs that a handler starts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave_it)
+    with contextlib.closing(socket.socket(fileno=fd)) as channel:
+        Child(channel).serve()
+
+
+class Child:
+    """One handler process from the inside."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._stream = Stream()
+        self._inbox: queue.SimpleQueue[Work | Start | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._jobs: dict[int, Job] = {}
+        self._cancelled: set[int] = set()
+        self._is_busy = False
+        self._sources: list[tuple[Source, Any]] = []
+        """With the codec of each."""
+
+    def serve(self) -> None:
+        """Load, then work, until the channel ends."""
+        threading.Thread(target=self._read, name="shardflow-channel", daemon=True).start()
+        start = self._inbox.get()
+        if not isinstance(start, Start):
+            return
+        try:
+            with loading():
+                self._load(start)
+        except BaseException:
+            self._send(frame_of(Unready(traceback.format_exc())))
+            sys.exit(EXIT_UNREADY)
+        self._send(frame_of(Ready()))
+        while (work := self._inbox.get()) is not None:
+            assert isinstance(work, Work)
+            self._work(work)
+
+    def _load(self, start: Start) -> None:
+        sys.argv[:] = start.argv
+        if start.main is not None:
+            load_main(start.main)
+        for module in start.modules:
+            if module not in sys.modules:
+                importlib.import_module(module)
+        handler = None if start.handler is None else find(start.handler)
+        middleware = [find(name) for name in start.middleware]
+        for frame in start.sources:
+            source = Source(find(frame.workflow), frame.states, handler, start.worker)
+            source.prepare(lambda each: around(each, middleware))
+            self._sources.append((source, None if frame.codec is None else find(frame.codec)))
+
+    def _work(self, work: Work) -> None:
+        source, codec = self._sources[work.source]
+        began_s = time.perf_counter()
+        job = job_of(work, source.workflow, codec)
+        with self._lock:
+            self._jobs[work.number] = job
+            job._cancellation.is_set = work.number in self._cancelled
+            self._cancelled.clear()  # What else is in it came too late for its job.
+        self._is_busy = True
+        call = source.call_of(job)
+        assert call is not None
+        outcome = outcome_of(call, job)
+        frame = frame_of(finished_of(work.number, time.perf_counter() - began_s, outcome, codec))
+        with self._lock:
+            self._jobs.pop(work.number, None)
+        self._send(frame)
+        self._is_busy = False
+
+    def _send(self, frame: bytes) -> None:
+        try:
+            self._channel.sendall(frame)
+        except OSError:
+            os._exit(0)  # The worker is gone, and nobody wants the outcome.
+
+    def _read(self) -> None:
+        """In a thread: a handler may be running while a job is given up, or the worker dies."""
+        while True:
+            try:
+                data = self._channel.recv(READ_BYTES)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            for body in self._stream.feed(data):
+                message = read_by_child(body)
+                if isinstance(message, Cancel):
+                    self._cancel(message.number)
+                else:
+                    self._inbox.put(message)
+        if self._is_busy:
+            os._exit(0)
+        self._inbox.put(None)
+
+    def _cancel(self, number: int) -> None:
+        with self._lock:
+            job = self._jobs.get(number)
+            if job is None:
+                self._cancelled.add(number)
+            else:
+                job._cancellation.is_set = True
+
+
+def _leave_it(number: int, frame: FrameType | None) -> None:
+    pass
