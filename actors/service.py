@@ -21,6 +21,7 @@ from ..flow.replies import Data, Rejected, reject
 from .admission import Admission, is_creating
 from .fanouts import NOTED, Fanouts
 from .messages import Arrival, Departure
+from .pace import Pace
 from .waiters import Waiter, Waiters
 
 _OWN = frozenset((Watch, Unwatch, Collect))
@@ -38,6 +39,7 @@ class Service:
         self.fanouts = Fanouts()
         self._collect: Arrival | None = None
         """The courier's request, while there is nothing to be delivered."""
+        self._pace = Pace()
         self._relaxed = relaxed
         self._sync_at_ms: int | None = None
 
@@ -85,7 +87,10 @@ class Service:
             self._sync_at_ms = None
         self.engine.touched = set() if self.waiters else None
         self._step([], now_ms)
-        return self._follow(now_ms)
+        departures = self._follow(now_ms)
+        if self.engine.upkeep.is_needed:
+            self._pace.run(self.engine.upkeep.step)
+        return departures
 
     def next_wake_ms(self) -> int | None:
         """Return when `wake` has something to do next."""
@@ -95,6 +100,7 @@ class Service:
             None if self._collect is None else self.engine.next_ask_ms(),
             self.engine.next_sweep_ms(),
             self._sync_at_ms,
+            self.clock.now_ms() + self._pace.wait_ms if self.engine.upkeep.is_needed else None,
         )
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
 

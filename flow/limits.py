@@ -84,8 +84,14 @@ MERGE_FRAME_BYTES: Final = 256 * KIB
 """A merge writes frames of about this size."""
 MERGE_SYNC_BYTES: Final = MIB
 """A merge syncs each time after so many bytes, so that no sync takes long."""
-MERGE_MOVES: Final = 2_000
-"""Entries whose new place a merge notes in one slice."""
+MERGE_SLICE_ENTRIES: Final = 200
+"""Entries that a merge copies, or whose new place it notes, in one slice."""
+UPKEEP_SLICE_SECONDS: Final = 0.002
+"""A shard works for itself about so long at a time..."""
+UPKEEP_REST_RATIO: Final = 3
+"""...and then rests so many times as long, so that three quarters are its callers'."""
+UPKEEP_IDLE_SECONDS: Final = 1.0
+"""How long it rests when there was nothing to do."""
 RECORD_BYTES_MAX: Final = 384 * KIB
 """No record outgrows this: its names, attributes and references to values are bounded."""
 RECORD_NAMES_MAX: Final = 20

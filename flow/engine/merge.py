@@ -18,7 +18,7 @@ from itertools import pairwise
 from ..codec import decode_entry
 from ..events import Dropped
 from ..index.table import Slot
-from ..limits import MERGE_FRAME_BYTES, MERGE_MOVES, MERGE_SYNC_BYTES
+from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
 from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
 from ..log.log import Log
 from ..log.parts import END, RANGE, Part
@@ -102,13 +102,15 @@ class Merge:
         for at, header_lsn, data, lengths in _frames(self._log, source):
             offset = at + HEADER_BYTES
             start = HEADER_BYTES
-            for length in lengths:
+            for count, length in enumerate(lengths, 1):
                 entry_bytes = data[start : start + length]
                 self._take(entry_bytes, Position(number, offset, length), header_lsn)
                 offset += length
                 start += length
-            if len(self._frame) >= MERGE_FRAME_BYTES:
-                self._flush()
+                if len(self._frame) >= MERGE_FRAME_BYTES:
+                    self._flush()
+                if count % MERGE_SLICE_ENTRIES == 0:
+                    yield True
             yield True
 
     def _take(self, data: bytes, position: Position, lsn: int) -> None:
@@ -177,12 +179,11 @@ class Merge:
             else:
                 is_moved = self._values.move(owner, old, new)
             if not is_moved:
-                self._values.dead_bytes[number] += length
-            if index % MERGE_MOVES == MERGE_MOVES - 1:
+                self._values.dead.add(new)
+            if index % MERGE_SLICE_ENTRIES == MERGE_SLICE_ENTRIES - 1:
                 yield True
         self._owners.clear()
-        for source in self._sources:
-            del self._values.dead_bytes[source.part.number]
+        self._values.dead.forget(source.part.number for source in self._sources)
 
 
 def _move_in_trail(slot: Slot, old: Position, new: Position) -> bool:

@@ -24,6 +24,18 @@ class Upkeep:
         self.merges = 0
         self.bytes_copied = 0
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether there may be something to do."""
+        if self._merge is not None:
+            return True
+        return bool(self._log.spans) and self._looked_at != self._seen
+
+    @property
+    def _seen(self) -> tuple[int, int]:
+        """What has to change before there can be something to do again."""
+        return self._log.next_number, self._values.dead.counted
+
     def step(self) -> bool:
         """Do a slice of what is to be done; return whether there was anything."""
         if self._merge is None:
@@ -46,13 +58,11 @@ class Upkeep:
 
     def dead_ratio(self, span: Span) -> float:
         """Return how much of a file nobody needs any more, 0 to 1."""
-        return self._values.dead_bytes[span.part.number] / max(1, span.size)
+        return self._values.dead.of(span.part.number) / max(1, span.size)
 
     def _choose(self) -> list[Span]:
         """Return neighbours to merge: those with much that is dead, or many small files."""
-        looked_at = len(self._log.spans), self._values.dead_bytes.total()
-        if looked_at == self._looked_at:
-            return []
+        self._looked_at = self._seen
         spans = sorted(self._log.spans.values(), key=lambda span: span.part.first)
         worst = max(spans, key=self.dead_ratio, default=None)
         if worst is not None and self.dead_ratio(worst) >= MERGE_DEAD_RATIO:
@@ -60,11 +70,10 @@ class Upkeep:
         for run in self._runs(spans):
             if len(run) >= MERGE_FILES_MIN:
                 return run
-        self._looked_at = looked_at
         return []
 
     def _live_bytes(self, span: Span) -> int:
-        return max(0, span.size - self._values.dead_bytes[span.part.number])
+        return max(0, span.size - self._values.dead.of(span.part.number))
 
     def _around(self, spans: list[Span], at: int) -> list[Span]:
         """Return a file with its neighbours that are half dead too, up to a segment's size."""

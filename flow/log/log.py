@@ -27,7 +27,8 @@ class Log:
         self._handles: dict[int, File] = recovered.handles
         self.spans: dict[int, Span] = recovered.spans
         """The files that are written no more, by number, in the log's order."""
-        self._next_number = recovered.next_number
+        self.next_number = recovered.next_number
+        """The number of the next file."""
         self._first_lsn = recovered.first_lsn
         self._segment = recovered.segment
         self._offset = recovered.offset
@@ -176,8 +177,8 @@ class Log:
 
     def take_number(self) -> int:
         """Return a number that no file has had."""
-        self._next_number += 1
-        return self._next_number - 1
+        self.next_number += 1
+        return self.next_number - 1
 
     def order_of(self, number: int) -> int:
         """Return the first segment whose place a file has taken; of a segment, its own number."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 from zlib import crc32
@@ -12,6 +12,7 @@ import msgspec
 from ..errors import CorruptLog
 from ..events import ValueStored
 from ..limits import VALUE_CACHE_BYTES, VALUE_CACHE_ITEM_BYTES_MAX
+from .dead import DeadBytes
 from .keydir import Keydir
 from .position import Position, unpack
 
@@ -49,8 +50,7 @@ class Values:
         """Numbers by age; some are dropped already. A dict's own front is slow to find."""
         self._recent_bytes = 0
         self.reads = 0
-        self.dead_bytes: Counter[int] = Counter()
-        """File → bytes of entries, values and records, that nobody needs any more."""
+        self.dead = DeadBytes()
 
         self.place = self._keydir.get
         """place(number): where a value lies; None if there is none of that number."""
@@ -61,7 +61,7 @@ class Values:
     def bury(self, trail: bytes) -> None:
         """Count records that no history has any more."""
         for position in unpack(trail):
-            self.dead_bytes[position.segment] += position.length
+            self.dead.add(position)
 
     def keep(self, number: int, data: bytes) -> None:
         """Keep a value that was just written in memory for a while, if it is small."""
@@ -79,7 +79,7 @@ class Values:
         for number in numbers:
             position = self._keydir.pop(number)
             if position is not None:
-                self.dead_bytes[position.segment] += position.length
+                self.dead.add(position)
             self._forget(number)
         if len(self._recent_order) > 2 * len(self._recent) + _ORDER_SLACK:
             self._recent_order = deque(self._recent)

@@ -42,7 +42,7 @@ def _small_segments() -> Iterator[None]:
         patch.setattr(upkeep, "MERGE_DEAD_RATIO", 0.2)
         patch.setattr(merge, "MERGE_FRAME_BYTES", 300)
         patch.setattr(merge, "MERGE_SYNC_BYTES", 600)
-        patch.setattr(merge, "MERGE_MOVES", 3)
+        patch.setattr(merge, "MERGE_SLICE_ENTRIES", 3)
         yield
 
 
