@@ -80,6 +80,9 @@ MERGE_DEAD_RATIO: Final = 0.5
 """A file of which so much is dead is merged; so a log is at most about twice what it holds."""
 MERGE_FILES_MIN: Final = 8
 """Neighbours that fit into one segment are merged once there are so many."""
+SEAL_BYTES_MIN: Final = 8 * MIB
+"""A segment of this size is sealed early if half of it is dead: so a store that is nearly empty
+keeps little more than this."""
 MERGE_FRAME_BYTES: Final = 256 * KIB
 """A merge writes frames of about this size."""
 MERGE_SYNC_BYTES: Final = MIB

@@ -18,3 +18,5 @@ class Settings(Struct, frozen=True):
     """Likewise for failed ones."""
     max_rss_bytes: int | None = None
     """The memory of the process from which on creations are refused; None = no limit."""
+    upkeep: bool = True
+    """Whether merges run; without them the log only grows."""

@@ -49,6 +49,7 @@ def open_store(
     timeout: float = limits.TIMEOUT_S_DEFAULT,
     codec: Codec | None = None,
     in_process: bool = False,
+    upkeep: bool = True,
 ) -> Store:
     """Open the store in a directory, making it where nothing is.
 
@@ -66,6 +67,8 @@ def open_store(
     `timeout`: seconds that a command waits for its answer.
     `codec`: encodes values that are not plain data. Never pickle.
     `in_process=True`: the shards run inside this process alone, and nobody can attach.
+    `upkeep=False`: nothing is merged while this process hosts the store: for measurements, and
+    for looking into a log that must not change by itself.
     Retentions and durability are the host's: "sync" may not be asked for where it is "relaxed".
 
     Raises:
@@ -78,10 +81,11 @@ def open_store(
         CorruptLog: the only shard's log is damaged; with several, the others go on.
     """
     where = Path(path).absolute()
-    settings = settings_of(retention_ms, failed_retention_ms)
+    settings = replace(settings_of(retention_ms, failed_retention_ms), upkeep=upkeep)
     manual = check_clock(clock)
     check_choices(durability, role, in_process)
     timeout_s = check_timeout(timeout)
+    check_bool(upkeep, "upkeep")
     check_int(max_value_bytes, "max_value_bytes", 1, limits.VALUE_BYTES_CEILING)
     if shards is not None:
         check_int(shards, "shards", 1, limits.SHARDS_MAX)

@@ -248,6 +248,7 @@ class Engine:
             "syncs": self.log.syncs,
             "epoch": self.log.epoch,
             "cut_bytes": self.cut_bytes,
+            **self.upkeep.statistics(),
         }
         if check:
             told["problems"] = check_invariants(self.state, self.entry)
