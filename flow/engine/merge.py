@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
 
-from ..codec import decode_entry
+from ..codec import decode_outline
 from ..events import Dropped
 from ..index.table import Slot
 from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
@@ -26,7 +26,7 @@ from ..log.position import POSITION_BYTES, Position, pack
 from ..log.recover import Span
 from ..log.values import Values
 from ..machine.state import ShardState
-from .liveness import Liveness, trail_index
+from .liveness import TOMBSTONES, Liveness, trail_index
 
 
 class Merge:
@@ -114,8 +114,8 @@ class Merge:
             yield True
 
     def _take(self, data: bytes, position: Position, lsn: int) -> None:
-        entry = decode_entry(data)
-        if self._live.is_tombstone(entry):
+        entry = decode_outline(data)
+        if entry.__class__ in TOMBSTONES:
             if self._is_needed(entry.first if isinstance(entry, Dropped) else 0, lsn):
                 self._append(data)
             return
