@@ -159,6 +159,9 @@ class Merge:
     def _finish(self) -> None:
         """Give the file its end: it is on disk, whole, before it has one."""
         self._handle.sync()
+        # What was left out is dead because of what came later, which under relaxed durability need
+        # not be on disk yet.
+        self._log.sync()
         self._append(END.pack(self._frames))
         self._flush()
         self._handle.sync()
