@@ -20,6 +20,7 @@ from .local import LocalLink
 from .reconcile import reconcile_policies
 from .routes import Routes
 from .service import Service
+from .staging import Staging
 from .ticker import TickerActor
 
 T = TypeVar("T")
@@ -78,7 +79,8 @@ class LocalPort:
             except BaseException:
                 files.unlock()
                 raise
-            return Service(engine, self.clock, relaxed=not sync)
+            staging = Staging(files.folder if isinstance(files, DiskFiles) else None)
+            return Service(engine, self.clock, relaxed=not sync, staging=staging)
 
         return build
 

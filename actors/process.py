@@ -27,6 +27,7 @@ from .address import bind_address
 from .leftover import sign_lock, take_lock
 from .service import Service
 from .shard import EXIT_BROKEN, ShardActor
+from .staging import Staging
 from .supervisor import REPORT_MARK
 
 logger = logging.getLogger("shardflow.shard")
@@ -80,7 +81,8 @@ def build(config: dict[str, Any]) -> ShardActor:
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     listener = _listen(Path(config["socket"]))
-    service = Service(engine, clock, relaxed=not config["sync"])
+    staging = Staging(Path(config["path"]))
+    service = Service(engine, clock, relaxed=not config["sync"], staging=staging)
     actor = ShardActor(service, listener, _lifeline(config["host_pid"]), config["token"])
     _report(
         {

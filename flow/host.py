@@ -212,6 +212,11 @@ class DiskFiles:
         self._path = path
         self._lock_fd = -1
 
+    @property
+    def folder(self) -> Path:
+        """The directory."""
+        return self._path
+
     def names(self) -> list[str]:
         """Return the names of the files, sorted."""
         return sorted(entry.name for entry in os.scandir(self._path) if entry.is_file())

@@ -76,6 +76,9 @@ OPEN_SEGMENTS_MAX: Final = 64
 FRAME_BYTES_MAX: Final = 1_024 * MIB
 FRAME_BYTES_SOFT_MAX: Final = 64 * MIB
 """A batch that has grown past this goes on in a further frame, under the same sync."""
+BACKUP_HOLD_SECONDS: Final = 1.0
+"""How long a backup may hold back what crosses shards; normally it is milliseconds."""
+BACKUP_TRIES_MAX: Final = 3
 MERGE_DEAD_RATIO: Final = 0.5
 """A file of which so much is dead is merged; so a log is at most about twice what it holds."""
 MERGE_FILES_MIN: Final = 8

@@ -62,13 +62,10 @@ def open_store(
     `clock`: None = wall clock; a `shardflow.testing.ManualClock` = time moves by its `advance`.
     `retention_ms`, `failed_retention_ms`: how long ended flows are kept: 7 and 30 days.
     `max_value_bytes`: the most that one payload, result, error or named value may take, packed.
-    `max_rss_bytes`: memory of all shard processes together from which on creations are refused;
-    default 60 % of the machine's.
-    `timeout`: seconds that a command waits for its answer.
-    `codec`: encodes values that are not plain data. Never pickle.
+    `max_rss_bytes`: memory of all shards that refuses creations; default 60 % of the machine's.
+    `timeout`: seconds that a command waits. `codec`: encodes values that are not plain data.
     `in_process=True`: the shards run inside this process alone, and nobody can attach.
-    `upkeep=False`: nothing is merged while this process hosts the store: for measurements, and
-    for looking into a log that must not change by itself.
+    `upkeep=False`: the host does not merge the log; for measurements.
     Retentions and durability are the host's: "sync" may not be asked for where it is "relaxed".
 
     Raises:
@@ -83,9 +80,8 @@ def open_store(
     where = Path(path).absolute()
     settings = replace(settings_of(retention_ms, failed_retention_ms), upkeep=upkeep)
     manual = check_clock(clock)
-    check_choices(durability, role, in_process)
+    check_choices(durability, role, in_process, upkeep)
     timeout_s = check_timeout(timeout)
-    check_bool(upkeep, "upkeep")
     check_int(max_value_bytes, "max_value_bytes", 1, limits.VALUE_BYTES_CEILING)
     if shards is not None:
         check_int(shards, "shards", 1, limits.SHARDS_MAX)
@@ -239,9 +235,12 @@ def check_clock(clock: Clock | None) -> bool:
     return True
 
 
-def check_choices(durability: str, role: str, in_process: object = False) -> None:
+def check_choices(
+    durability: str, role: str, in_process: object = False, upkeep: object = True
+) -> None:
     """Refuse words that are no choice, or not together."""
     check_bool(in_process, "in_process")
+    check_bool(upkeep, "upkeep")
     if durability not in ("sync", "relaxed"):
         raise InvalidArgument(
             f'durability is "sync" or "relaxed"; got {durability!r}', argument="durability"

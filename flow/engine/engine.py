@@ -224,6 +224,10 @@ class Engine:
         """Return when `collect` has an outcome to ask for next."""
         return self.state.families.next_ask_ms()
 
+    def seal(self) -> list[str]:
+        """Close the segment that is written; return the names of all files that change no more."""
+        return self.log.seal()
+
     def close(self) -> None:
         """Sync and close the log, and give the directory back."""
         self.upkeep.close()

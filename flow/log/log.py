@@ -175,6 +175,13 @@ class Log:
         self._start_segment(self.take_number())
         self._broken = False
 
+    def seal(self) -> list[str]:
+        """Begin a new segment; return the names of all others: together they are the log."""
+        self.rotate()
+        # With a frame in the new one, recovery never goes on writing in one that was named here.
+        self.append(self.begin(), [], sync=True)
+        return [span.part.name for span in self.spans.values()]
+
     def take_number(self) -> int:
         """Return a number that no file has had."""
         self.next_number += 1
