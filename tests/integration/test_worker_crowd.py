@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import os
 import signal
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pykka
 import pytest
 
 import shardflow as sf
 from shardflow.flow.keys import shard_of
+from support.clients import clients_at
+from support.handlers import BriefFlow, plain_complete
 from support.processes import Program, eventually, running
 
 SHARDS = 2
@@ -145,3 +150,47 @@ def test_workers_that_are_killed_and_replaced_complete_each_flow_exactly_once(
             assert names.count("transitioned") == 1
         for program in programs:
             stats_of(program)
+
+
+CYCLES = 20
+
+
+def resources(*processes: int) -> dict[str, int]:
+    """Count what this process, and others by their pid, hold."""
+    gc.collect()
+    me = psutil.Process()
+    return {
+        "threads": threading.active_count(),
+        "actors": len(pykka.ActorRegistry.get_all()),
+        "descriptors": me.num_fds(),
+        "children": len(me.children(recursive=True)),
+        **{f"descriptors of {pid}": psutil.Process(pid).num_fds() for pid in processes},
+        **{f"threads of {pid}": psutil.Process(pid).num_threads() for pid in processes},
+    }
+
+
+@pytest.mark.parametrize("executor", ["thread", "process", "async"])
+def test_attached_workers_that_come_and_go_leave_nothing_behind(
+    path: Path, tmp_path: Path, executor: Any
+) -> None:
+    with clients_at(path, tmp_path / "stderr") as clients:
+        host = clients.open(shards=SHARDS)
+        others = (host.pid, *host.shard_pids)
+        before: dict[str, int] = {}
+        for cycle in range(CYCLES):
+            with sf.open(path, role="attach") as store:
+                flow = BriefFlow.using(store)
+                flow.create(id=f"f{cycle}", payload={})
+                options: Any = {"executor": executor, "concurrency": 1, "states": "queued"}
+                with sf.Worker(flow, handler=plain_complete, **options) as worker:
+                    eventually(lambda worker=worker: worker.stats()["ok"], "it works")  # type: ignore[misc]
+            before = before or resources(*others)
+
+        def is_no_more() -> bool:
+            now = resources(*others)
+            return all(now[name] <= count for name, count in before.items())
+
+        eventually(is_no_more, lambda: f"{before} became {resources(*others)}")
+        run = {file.name for file in (path / "run").iterdir()}
+        assert run == {"token", "host.json", *(f"shard-{n}.sock" for n in range(SHARDS))}
+        assert host.call("flow_info", "brief")["completed"] == CYCLES
