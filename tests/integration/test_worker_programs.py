@@ -96,6 +96,46 @@ def test_a_worker_that_is_killed_takes_its_handler_processes_along(tmp_path: Pat
         eventually(lambda: not is_running(pid), "it ends with its worker")
 
 
+FORKING = """
+import os, sys, time
+import shardflow as sf
+from support import handlers
+
+with sf.open(sys.argv[1], shards=1) as store:
+    flow = handlers.BriefFlow.using(store)
+    worker = sf.Worker(
+        flow, states="queued", handler=handlers.until_told, concurrency=2, executor="process",
+    ).start()
+    flow.create(id="f1", payload={"folder": sys.argv[2]})
+    while len(worker._executor.pids) < 2 or worker.stats()["claimed"] < 1:
+        time.sleep(0.01)
+    pids = worker._executor.pids
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)  # It is killed by the test, and has copies of all that was open.
+        os._exit(0)
+    print("forked", child, *pids, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_handler_processes_end_with_their_worker_although_its_forked_child_lives_on(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(FORKING)
+    arguments = (script, tmp_path / "data", tmp_path)
+    with running(*arguments, stderr=tmp_path / "err", env=ENVIRONMENT) as program:
+        child, *pids = map(int, program.wait_for_line("forked ").split())
+        try:
+            eventually((tmp_path / "f1.1.begun").exists, "one is busy, the other idle")
+            program.kill()
+            eventually(lambda: not any(map(is_running, pids)), "they end with their worker")
+            assert is_running(child)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
 # ---- where handlers may be defined ----
 
 SCRIPT = """
