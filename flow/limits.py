@@ -25,7 +25,7 @@ BACKOFF_MS_MAX: Final = 30 * 24 * 3_600_000
 JITTER_PCT_MAX: Final = 100
 RATIO_PCT_MAX: Final = 100
 FILTER_NAMES_MAX: Final = 1_000
-"""States, or partitions, that one claim or listing may name."""
+"""States, partitions or values that one claim, listing or read may name."""
 ATTRIBUTES_MAX: Final = 64
 ATTRIBUTE_BYTES_MAX: Final = 1 * KIB
 """One attribute value that is a string, in bytes of UTF-8."""

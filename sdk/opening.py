@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from msgspec.structs import replace
 
+from ..actors.budget import share_of
 from ..actors.directory import Directory
 from ..actors.leftover import end_leftovers
 from ..actors.notices import HostFacts
@@ -62,11 +62,12 @@ def open_store(
     `clock`: None = wall clock; a `shardflow.testing.ManualClock` = time moves by its `advance`.
     `retention_ms`, `failed_retention_ms`: how long ended flows are kept: 7 and 30 days.
     `max_value_bytes`: the most that one payload, result, error or named value may take, packed.
-    `max_rss_bytes`: memory of all shards that refuses creations; default 60 % of the machine's.
+    `max_rss_bytes`: memory of all shard processes together; one that holds more than its equal
+    share refuses creations, with `Overloaded`. Default 60 % of the machine's, or of its cgroup's.
     `timeout`: seconds that a command waits. `codec`: encodes values that are not plain data.
-    `in_process=True`: the shards run inside this process alone, and nobody can attach.
+    `in_process=True`: the shards run inside this process alone, without `max_rss_bytes`.
     `upkeep=False`: the host does not merge the log; for measurements.
-    Retentions and durability are the host's: "sync" may not be asked for where it is "relaxed".
+    Retentions, memory and durability are the host's; "sync" may not be asked of a "relaxed" one.
 
     Raises:
         InvalidArgument: an option is not allowed.
@@ -95,8 +96,8 @@ def open_store(
         release = _register(directory)
         try:
             if found is None:
-                settings = _with_share(settings, max_rss_bytes, directory.shards)
-                facts = HostFacts(os.getpid(), settings, sync, manual, in_process)
+                share = replace(settings, max_rss_bytes=share_of(max_rss_bytes, directory.shards))
+                facts = HostFacts(os.getpid(), share, sync, manual, in_process)
                 port = _host(directory, facts, actual)
             else:
                 found.check(where, sync=sync, manual=manual)
@@ -105,13 +106,6 @@ def open_store(
             release()
             raise
     return make_store(port, clock, codec, max_value_bytes, timeout_s, str(where), release)
-
-
-def _with_share(settings: Settings, max_rss_bytes: int | None, shards: int) -> Settings:
-    """Give each shard its share of the memory."""
-    if max_rss_bytes is None:
-        max_rss_bytes = int(psutil.virtual_memory().total * limits.RSS_SHARE_DEFAULT)
-    return replace(settings, max_rss_bytes=max(1, max_rss_bytes // shards))
 
 
 def _host(directory: Directory, facts: HostFacts, clock: Clock) -> LocalPort | ProcessPort:
