@@ -53,9 +53,8 @@ def open_store(
 ) -> Store:
     """Open the store in a directory, making it where nothing is.
 
-    `role`: with "auto" the first process to open a directory hosts its shards, and others attach
-    to them; "host" raises instead of attaching, "attach" instead of hosting. When the host ends,
-    one of the attached processes hosts the store, whatever it was opened with.
+    `role`: with "auto" the first process hosts the shards, and others attach to them; "host" and
+    "attach" raise instead of the other. When the host ends, one of those attached hosts the store.
     `shards`: how many OS processes; default min(cores, 8); fixed when the directory is created.
     `durability`: "sync" answers once the bytes have passed fdatasync; "relaxed" answers after the
     write and syncs within 50 ms, so that a power loss (not a crash) can take that window.
