@@ -233,8 +233,9 @@ class Worker:
 
     def _give_back(self, source: Source, jobs: list[Job]) -> None:
         plans = [release(source.workflow, job) for job in jobs]
+        wait_s = URGENT_END_S if self._stopping.is_urgent else RELEASE_S
         try:
-            answers = ask_all(source.store(), plans, RELEASE_S)
+            answers = ask_all(source.store(), plans, wait_s)
         except Exception as error:
             answers = [error] * len(jobs)
         for job, answer in zip(jobs, answers, strict=True):

@@ -14,9 +14,9 @@ import pytest
 import shardflow as sf
 from shardflow.actors.budget import present_bytes
 from shardflow.flow.keys import shard_of
-from shardflow.flow.limits import RSS_SHARE_DEFAULT
+from shardflow.flow.limits import LINK_CREATIONS_MAX, RSS_SHARE_DEFAULT
 from support.clients import Clients, clients_at
-from support.processes import eventually
+from support.processes import eventually, paused, shard_of_pid
 
 SHARDS = 2
 KEYS = [next(k for k in map(str, range(99)) if shard_of(k, "", SHARDS) == n) for n in range(SHARDS)]
@@ -171,3 +171,38 @@ def test_what_is_no_number_of_bytes_is_refused(tmp_path: Path, wrong: Any) -> No
         sf.open(tmp_path / "none", max_rss_bytes=wrong)
     assert refused.value.argument == "max_rss_bytes"
     assert not (tmp_path / "none").exists()
+
+
+def test_too_many_creations_at_once_are_refused_before_anything_else_is(path: Path) -> None:
+    """While a shard stands still, a process asks it for more than it may."""
+    key, more = KEYS[0], 500
+    with sf.open(path) as store:
+        (job,) = store.flow_claim_due("t", worker="w", partition_key=key)
+        (pid,) = (told["pid"] for told in store.processes() if shard_of_pid(told["pid"]) == 0)
+        with paused(pid):
+            futures = [
+                store.submit.flow_create(f"n{number}", type="bulk", partition_key=key)
+                for number in range(LINK_CREATIONS_MAX + more)
+            ]
+            done = store.submit.flow_complete(
+                job.id, job.lease_token, fencing_token=job.fencing_token, partition_key=key
+            )
+            for future in futures[LINK_CREATIONS_MAX:]:
+                assert is_refused(future)
+            # The other shard has a queue of its own.
+            store.flow_create("elsewhere", type="bulk", partition_key=KEYS[1])
+        assert done.get(timeout=60).state == "completed"
+        # What the store itself has asked the shard for counts as well.
+        refused = sum(map(is_refused, futures))
+        assert more <= refused <= more + 10
+        assert store.flow_create("new", type="bulk", partition_key=key).state == "queued"
+        assert store.flow_info("bulk")["total"] == len(futures) - refused + 2
+
+
+def is_refused(future: Any) -> bool:
+    try:
+        future.get(timeout=60)
+    except sf.Overloaded as error:
+        assert error.retry_after_ms
+        return True
+    return False

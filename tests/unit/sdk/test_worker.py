@@ -22,6 +22,7 @@ from shardflow.sdk import claimer
 from shardflow.sdk.job import Job
 from shardflow.sdk.outcome import NOREPLY, Complete
 from shardflow.sdk.stopping import SIGNALS
+from shardflow.sdk.worker import RELEASE_S, URGENT_END_S
 from support.working import WAIT_S, Gate, WorkingStore, joined, stop_in_thread, worker_on
 
 
@@ -229,6 +230,28 @@ def test_a_second_stop_does_not_wait(gate: Gate) -> None:
     assert joined(second)
     assert store.sent("flow_release", "f1") == 1
     assert store.sent("flow_complete") == 0
+
+
+@pytest.mark.parametrize(("stops", "wait_s"), [(1, RELEASE_S), (2, URGENT_END_S)])
+def test_a_store_that_hangs_is_not_waited_for_if_it_is_urgent(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, stops: int, wait_s: float
+) -> None:
+    asked: list[float] = []
+
+    def hanging(store: Any, plans: list[Any], timeout_s: float) -> list[Any]:
+        asked.append(timeout_s)
+        return [OutcomeUnknown("no answer")] * len(plans)
+
+    monkeypatch.setattr("shardflow.sdk.worker.ask_all", hanging)
+    store = WorkingStore()
+    store.offer("f1")
+    drain_ms = 0 if stops == 1 else 60_000
+    worker = worker_on(store, handler=gate, drain_timeout_ms=drain_ms).start()
+    gate.wait_entered()
+    threads = [stop_in_thread(worker) for _ in range(stops)]
+    assert all(map(joined, threads))
+    assert asked == [wait_s]
+    gate.opened.set()
 
 
 def test_leaving_with_while_another_thread_stops_it_waits_for_that(gate: Gate) -> None:
