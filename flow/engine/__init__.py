@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..log.recover import begin
+from ..log.space import RESERVE_NAME
 from .engine import Answer, Engine, Request
 
-__all__ = ["Answer", "Engine", "Request", "begin"]
+__all__ = ["RESERVE_NAME", "Answer", "Engine", "Request", "begin"]
