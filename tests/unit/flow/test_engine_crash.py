@@ -21,6 +21,7 @@ from shardflow.flow.engine import engine as engines
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.limits import FRAME_BYTES_SOFT_MAX
 from shardflow.flow.log import log as logs
+from shardflow.flow.log import space
 from shardflow.flow.machine.turn import Turn
 from shardflow.flow.record import Record
 from shardflow.flow.replies import Data, Done, Events
@@ -64,6 +65,8 @@ def _small_segments() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "SEGMENT_BYTES", 2_000)
         patch.setattr(logs, "SEGMENT_GROW_BYTES", 1_000)
+        patch.setattr(space, "DISK_RESERVE_BYTES", 1_000)
+        patch.setattr(space, "DISK_FLOOR_BYTES", 500)
         yield
 
 
@@ -297,6 +300,42 @@ class EngineMachine(RuleBasedStateMachine):
             self.disk.forget_faults()
             self.recovered(self.allowed[before - 1 :])
         self.disk.forget_faults()
+
+    @rule(
+        before=batches,
+        batch=batches,
+        leave=st.sampled_from([0, 300, 3_000]),
+        dies=st.booleans(),
+        loss=st.none() | losses,
+    )
+    def the_disk_is_full_for_a_while(
+        self,
+        before: list[tuple[Any, ...]],
+        batch: list[tuple[Any, ...]],
+        leave: int,
+        dies: bool,
+        loss: Loss | None,
+    ) -> None:
+        self.engine.log.look()
+        self.disk.capacity = self.disk.used_bytes + leave
+        count = len(self.allowed)
+        # Nobody has looked since the disk became full: a frame may not fit any more.
+        has_failed = self._fails(lambda: self.ask(*self.requests(before)), OSError)
+        if has_failed or dies:
+            self.engine.abandon()
+            if loss is not None:
+                self.disk = self.disk.after_crash(loss)
+                self.disk.capacity = self.disk.used_bytes
+                self.recovered(self.allowed)
+            else:
+                self.recovered(self.allowed[count - 1 if has_failed else -1 :])
+        self.engine.log.look()
+        self._act(lambda: self.ask(*self.requests(batch)))
+        self.everything_reads_back()
+        self.nothing_is_amiss()
+        self.disk.capacity = None
+        self.engine.log.look()
+        assert not self.engine.log.space.is_full
 
     @rule(at=st.integers(1, 8), loss=losses, first=losses)
     def the_power_fails_again_in_the_recovery(self, at: int, loss: Loss, first: Loss) -> None:
