@@ -11,12 +11,9 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import psutil
 
-from ..flow.commands import Create, SharedValuePut, StartAndClaim
-from ..flow.family import Prepare, SpawnBegin, SpawnDecide
 from ..flow.limits import (
     INBOX_WAITING_MAX,
     OVERLOAD_RETRY_MS,
@@ -26,16 +23,6 @@ from ..flow.limits import (
 from ..flow.replies import Rejected, reject
 
 logger = logging.getLogger("shardflow.shard")
-
-_CREATING = (Create, StartAndClaim, SharedValuePut, SpawnBegin, Prepare)
-
-
-def is_creating(request: Any) -> bool:
-    """Whether a request brings new flows or values that stay."""
-    if isinstance(request, SpawnDecide):
-        # With a transaction it ends one that was let in.
-        return request.txn is None
-    return isinstance(request, _CREATING)
 
 
 def rss_bytes() -> int:

@@ -3,7 +3,8 @@
 store.json      format and number of shards; written once
 OWNER           locked by the process that hosts the store: actors/owner.py
 run/            what attaching processes have to know, and sockets: actors/notices.py
-shard-N/        one shard's log; LOCK inside is held by its process, and names it
+shard-N/        one shard's log; LOCK inside is held by its process, and names it; reserve is space
+                that is kept for a full disk
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..flow.engine import begin
-from ..flow.errors import StoreConfigError
+from ..flow.engine import RESERVE_NAME, begin
+from ..flow.errors import StoreConfigError, advice
 from ..flow.host import DiskFiles, sync_directory
 from ..flow.limits import SHARDS_MAX
 from .notices import HostFacts, Notices
@@ -24,6 +25,8 @@ FORMAT = 1
 _STORE = "store.json"
 _OWNER = "OWNER"
 _LOCK = "LOCK"
+_EMPTY = (_LOCK, RESERVE_NAME)
+"""Files beside a log that hold nothing, whatever their size."""
 
 
 class Directory:
@@ -118,7 +121,8 @@ def _refuse_other(path: Path) -> None:
         others = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry))
     except OSError as error:
         raise StoreConfigError(
-            f"{path} cannot be a data directory: {error.strerror or error}", path=str(path)
+            f"{path} cannot be a data directory: {error.strerror or error}; {advice(error.errno)}",
+            path=str(path),
         ) from error
     if others and not is_made(path):  # by somebody else, meanwhile
         raise StoreConfigError(
@@ -131,7 +135,7 @@ def _refuse_other(path: Path) -> None:
 def _is_ours(entry: Path) -> bool:
     """Whether the entry may stand in a directory whose making was cut short."""
     if entry.name.startswith("shard-") and entry.is_dir():
-        return not any(file.stat().st_size for file in entry.iterdir() if file.name != _LOCK)
+        return not any(file.stat().st_size for file in entry.iterdir() if file.name not in _EMPTY)
     return entry.name.startswith((_STORE, _OWNER))
 
 

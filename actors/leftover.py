@@ -19,6 +19,7 @@ from ..flow.host import DiskFiles, Files
 from ..flow.limits import LEFTOVER_SECONDS_MAX, LOCK_SECONDS_MAX
 from .directory import Directory
 from .owner import has_open
+from .small import FullDisk, overwrite_file
 
 logger = logging.getLogger("shardflow.shard")
 
@@ -44,7 +45,8 @@ def take_lock(files: Files, lock: Path, is_owner: Callable[[], bool]) -> bool:
 
 def sign_lock(lock: Path) -> None:
     """Write into a lock that this process holds whom to end, should it be left over."""
-    lock.write_text(f"{os.getpid()}\n")
+    with contextlib.suppress(FullDisk):
+        overwrite_file(lock, f"{os.getpid()}\n".encode())
 
 
 def end_leftovers(directory: Directory) -> None:
@@ -54,7 +56,7 @@ def end_leftovers(directory: Directory) -> None:
         # What is wrong with a shard is found, and told, when it is recovered.
         with contextlib.suppress(OSError):
             if take_lock(files, lock, lambda: True):
-                lock.write_text("")
+                overwrite_file(lock, b"")
                 files.unlock()
 
 

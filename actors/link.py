@@ -11,6 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..flow.creating import is_creating
 from ..flow.errors import FlowError, Refused, refusal
 from ..flow.family import Abort, AskOutcome, Collect, Commit, Deliver, SpawnEnd
 from ..flow.limits import (
@@ -23,7 +24,6 @@ from ..flow.limits import (
 from ..flow.queries import Unwatch, is_query
 from ..flow.replies import Rejected, reject
 from .address import bind_address
-from .admission import is_creating
 from .connection import is_own_user
 from .port import Receiver
 from .wire import (

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..flow.engine import Answer
-from ..flow.errors import FlowError, Refused, refusal
+from ..flow.errors import FlowError, Refused, advice, is_final, refusal
 from ..flow.limits import RESTARTS_MAX
 from ..flow.queries import is_query
 from ..flow.replies import Rejected, Reply, reject
@@ -91,8 +91,8 @@ class LocalLink:
             if self._service is not None:
                 try:
                     self._take(self._service.wake())
-                except Exception:
-                    self._broken()
+                except Exception as error:
+                    self._broken(error)
             self._plan()
         self._hand_out()
 
@@ -123,7 +123,7 @@ class LocalLink:
         try:
             departures = service.serve([Arrival(self, number, request)])
         except Exception as error:
-            self._broken()
+            self._broken(error)
             unknown = reject(
                 "outcome_unknown",
                 f"shard {self.shard} failed in this command ({error}): it may have been applied; "
@@ -134,7 +134,7 @@ class LocalLink:
             self._failures = 0
         return departures
 
-    def _broken(self) -> None:
+    def _broken(self, error: Exception) -> None:
         logger.exception("shard %d failed in a step; recovering it from its log", self.shard)
         self._failures += 1
         service, self._service = self._service, None
@@ -142,10 +142,14 @@ class LocalLink:
             # Whoever waited looks again, at the recovered shard or at why there is none.
             self._take(service.dismiss(None))
             service.abandon()
-        if self._failures < RESTARTS_MAX:
+        if is_final(error):
+            self._refused = Rejected(refusal(error))
+        elif self._failures < RESTARTS_MAX:
             self._start()
         else:
-            self._refused = _unavailable(self.shard, f"it failed {self._failures} times in a row")
+            self._refused = _unavailable(
+                self.shard, f"it failed {self._failures} times in a row; mend that"
+            )
 
     def _take(self, departures: list[Departure]) -> None:
         """Queue answers for their receivers; under the lock."""
@@ -169,7 +173,7 @@ class LocalLink:
         except FlowError as error:
             self._refused = Rejected(refusal(error))
         except OSError as error:
-            self._refused = _unavailable(self.shard, str(error))
+            self._refused = _unavailable(self.shard, f"{error}; {advice(error.errno)}")
 
 
 def _nothing() -> None:
@@ -179,7 +183,7 @@ def _nothing() -> None:
 def _unavailable(shard: int, reason: str) -> Rejected:
     return reject(
         "shard_unavailable",
-        f"shard {shard} does not serve: {reason}; mend that and open the store again",
+        f"shard {shard} does not serve: {reason}, then open the store again",
         shard=shard,
         reason=reason,
     )

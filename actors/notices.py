@@ -19,8 +19,16 @@ from pathlib import Path
 
 import msgspec
 
-from ..flow.errors import ERRORS, FlowError, ShardUnavailable, StoreConfigError, StoreLocked
+from ..flow.errors import (
+    ERRORS,
+    OUT_OF_SPACE,
+    FlowError,
+    ShardUnavailable,
+    StoreConfigError,
+    StoreLocked,
+)
 from ..flow.settings import Settings
+from .small import overwrite_file
 from .wire import PROTOCOL
 
 
@@ -99,7 +107,7 @@ class Notices:
         Raises:
             OSError: there is none.
         """
-        return (self._path / "token").read_text()
+        return (self._path / "token").read_text().rstrip()
 
     def facts(self) -> HostFacts:
         """Return what the newest host has told of itself.
@@ -138,11 +146,14 @@ class Notices:
 
     def _write(self, name: str, data: bytes) -> None:
         fresh = self._path / f"{name}.{os.getpid()}.tmp"
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with contextlib.closing(os.fdopen(fd, "wb")) as file:
                 file.write(data)
             fresh.replace(self._path / name)
-        except OSError:
+        except OSError as error:
             fresh.unlink(missing_ok=True)
-            raise
+            if error.errno not in OUT_OF_SPACE:
+                raise
+            # The file of the host before has room for this. Who reads it in between asks again.
+            overwrite_file(self._path / name, data)

@@ -22,6 +22,7 @@ import threading
 from pathlib import Path
 
 from ..flow.errors import StoreLocked
+from .small import FullDisk, overwrite
 
 _HOSTED = 0
 _PUBLISHED = 1
@@ -67,8 +68,9 @@ class Owner:
                         path=str(self._directory),
                         pid=pid,
                     )
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                # On a full disk the lock alone has to do; its holder may then not open the file.
+                with contextlib.suppress(FullDisk):
+                    overwrite(fd, f"{os.getpid()}\n".encode())
             except BaseException:
                 os.close(fd)
                 raise
@@ -88,7 +90,7 @@ class Owner:
                 return
             _owned.pop(_identity(fd), None)
             with contextlib.suppress(OSError):
-                os.ftruncate(fd, 0)
+                overwrite(fd, b"")
             os.close(fd)
 
     @property

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..flow.engine import Engine
-from ..flow.errors import FlowError, ShardUnavailable
+from ..flow.errors import FlowError, ShardUnavailable, advice
 from ..flow.host import Clock, DiskFiles, SetClock, SystemClock, SystemEntropy
 from ..flow.settings import Settings
 from .address import bind_address
@@ -48,11 +48,12 @@ def main() -> None:
     try:
         actor = build(config)
     except FlowError as error:
-        _report({"code": error.code, "message": str(error), "fields": error._fields})
+        _report_error(error)
         os._exit(EXIT_BROKEN)
     except OSError as error:
         reason = f"shard {config['shard']} cannot start: {error}"
-        _report({"code": "shard_unavailable", "message": reason, "fields": {"reason": reason}})
+        told = f"{reason}; {advice(error.errno)}, then open the store again"
+        _report({"code": "shard_unavailable", "message": told, "fields": {"reason": reason}})
         os._exit(EXIT_BROKEN)
     actor.run()
     logging.shutdown()
@@ -83,7 +84,8 @@ def build(config: dict[str, Any]) -> ShardActor:
     listener = _listen(Path(config["socket"]))
     staging = Staging(Path(config["path"]))
     service = Service(engine, clock, relaxed=not config["sync"], staging=staging)
-    actor = ShardActor(service, listener, _lifeline(config["host_pid"]), config["token"])
+    lifeline = _lifeline(config["host_pid"])
+    actor = ShardActor(service, listener, lifeline, config["token"], report=_report_error)
     _report(
         {
             "pid": os.getpid(),
@@ -118,6 +120,10 @@ def _lifeline(host_pid: int) -> list[Any]:
     if os.getppid() != host_pid:
         os._exit(0)
     return channels
+
+
+def _report_error(error: FlowError) -> None:
+    _report({"code": error.code, "message": str(error), "fields": error._fields})
 
 
 def _report(told: dict[str, Any]) -> None:

@@ -12,14 +12,17 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..flow.commands import ClaimDue
+from ..flow.creating import is_creating
 from ..flow.engine import Answer, Engine
-from ..flow.family import Collect, Outbound
+from ..flow.family import Collect, Deliver, Outbound
 from ..flow.host import Clock, SetClock
 from ..flow.limits import RELAXED_SYNC_MS, WAITERS_MAX
 from ..flow.queries import Backup, Tick, Unwatch, Watch
 from ..flow.replies import Data, Rejected, reject
-from .admission import Admission, is_creating
+from .admission import Admission
+from .disk import DiskWatch
 from .fanouts import NOTED, Fanouts
+from .held import Held
 from .messages import Arrival, Departure
 from .pace import Pace
 from .staging import Staging
@@ -38,8 +41,10 @@ class Service:
         self.engine = engine
         self.clock = clock
         self.admission = Admission(engine.state.settings.max_rss_bytes)
+        self.disk = DiskWatch(engine)
         self.waiters = Waiters()
         self.fanouts = Fanouts()
+        self._held = Held()
         self._collect: Arrival | None = None
         """The courier's request, while there is nothing to be delivered."""
         self._pace = Pace()
@@ -54,7 +59,7 @@ class Service:
         """
         if self.staging.is_holding:
             arrivals = self.staging.keep(arrivals)
-        refusal = self.admission.refusal(waiting)
+        refusal = self.disk.refusal() or self.admission.refusal(waiting)
         if refusal is None:
             return self._serve(arrivals)
         refused = [
@@ -74,6 +79,8 @@ class Service:
         own = [] if kinds.isdisjoint(_OWN) else [a for a in arrivals if a.request.__class__ in _OWN]
         asked = [a for a in arrivals if a.request.__class__ not in _OWN] if own else arrivals
         departures = self._put(asked, now_ms, is_noted=not kinds.isdisjoint(NOTED))
+        if engine.log.space.is_tight and Deliver in kinds:
+            departures = self._held.keep(asked, departures, now_ms)
         while Tick in kinds and engine.sweep(now_ms) is not None:
             # A clock that stands still between ticks: what is due is done when a tick returns.
             self._step([], now_ms)
@@ -90,6 +97,7 @@ class Service:
 
     def wake(self) -> list[Departure]:
         """Do what has become due without anyone asking."""
+        self.disk.refusal()
         now_ms = self.clock.now_ms()
         if self._sync_at_ms is not None and self._sync_at_ms <= now_ms:
             self.engine.sync()
@@ -110,6 +118,7 @@ class Service:
             self.fanouts.next_wake_ms(),
             None if self._collect is None else self.engine.next_ask_ms(),
             self.engine.next_sweep_ms(),
+            self._held.next_wake_ms(),
             self._sync_at_ms,
             self.clock.now_ms() + self._pace.wait_ms if self.engine.upkeep.is_needed else None,
             self.clock.now_ms() + self.staging.wait_ms() if self.staging.is_holding else None,
@@ -122,6 +131,7 @@ class Service:
             self.waiters.forget(caller)
         self.fanouts.forget(caller)
         self.staging.forget(caller)
+        self._held.forget(caller)
         if self._collect is not None and self._collect.caller is caller:
             self._collect = None
 
@@ -139,6 +149,9 @@ class Service:
         ]
         kept_back = [*self.fanouts.clear(), *self.staging.clear()]
         departures += [_tell(kept.caller, kept.number, fanouts) for kept in kept_back]
+        departures += [
+            _tell(kept.caller, kept.number, refused or _UNDELIVERED) for kept in self._held.clear()
+        ]
         parked, self._collect = self._collect, None
         if parked is not None:
             departures.append(_tell(parked.caller, parked.number, refused or _NOTHING))
@@ -187,10 +200,18 @@ class Service:
         waiting = self.fanouts.take_waiting()
         if waiting:
             departures = self._put(waiting, now_ms, is_noted=True)
+        if self._held:
+            departures += self._try_held(now_ms)
         departures += self._wake_waiters(now_ms)
         if self._collect is not None:
             departures += self._look_into_outbox(now_ms)
         return departures
+
+    def _try_held(self, now_ms: int) -> list[Departure]:
+        posts = self._held.take(now_ms, is_full=self.engine.log.space.is_full)
+        if not posts:
+            return []
+        return self._held.keep(posts, self._put(posts, now_ms, is_noted=False), now_ms)
 
     def _step(self, requests: Sequence[Any], now_ms: int) -> list[Answer]:
         sweep = self.engine.sweep(now_ms)
@@ -262,6 +283,7 @@ class Service:
 
 
 _NOTHING = Outbound([], [])
+_UNDELIVERED = reject("outcome_unknown", "the shard failed before it took these posts in")
 
 
 def _tell(caller: Any, number: int, reply: Any) -> Departure:

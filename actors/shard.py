@@ -17,6 +17,7 @@ from typing import Any
 import pykka
 
 from ..flow.engine import Answer
+from ..flow.errors import FlowError, is_final
 from ..flow.limits import (
     CONNECTIONS_MAX,
     HANDSHAKE_SECONDS_MAX,
@@ -60,6 +61,7 @@ class ShardActor(SelectorActor):
         lifeline: list[Any],
         token: str,
         end: Callable[[int], None] = os._exit,
+        report: Callable[[FlowError], None] = lambda _: None,
     ) -> None:
         super().__init__()
         self._service = service
@@ -67,6 +69,7 @@ class ShardActor(SelectorActor):
         self._lifeline = lifeline
         self._token = token
         self._end = end
+        self._report = report
         self._connections: set[Connection] = set()
         self._strangers: set[Connection] = set()
         """Connections that have not shown the token yet."""
@@ -92,8 +95,10 @@ class ShardActor(SelectorActor):
                 self._plan()
                 return None
             return super().on_receive(message)
-        except Exception:
+        except Exception as error:
             logger.exception("the shard's step failed; ending its process")
+            if is_final(error):
+                self._report(error)
             self._end(EXIT_BROKEN)
             raise
 

@@ -86,7 +86,7 @@ class Staging:
         self._holder = ""
         return self.take()
 
-    def answer(self, request: Backup, seal: Callable[[], list[str]]) -> Reply:
+    def answer(self, request: Backup, seal: Callable[[], list[str] | None]) -> Reply:
         """Do one step. `seal`: closes the files that are written, and names all that are closed."""
         is_holder = self._holder == request.name
         is_unbroken = is_holder and self._now_s() < self._until_s
@@ -102,7 +102,8 @@ class Staging:
         if self._folder is None:
             return reject("invalid_argument", "a store in memory has no files to copy")
         if request.step == "link":
-            return Data(self._link(self._folder, request.name, seal()) if is_unbroken else None)
+            files = seal() if is_unbroken else None
+            return Data(files and self._link(self._folder, request.name, files))
         shutil.rmtree(staged(self._folder, request.name), ignore_errors=True)
         return Data(True)
 

@@ -157,8 +157,7 @@ class SupervisorActor(SelectorActor):
             return
         if data:
             child.report = (child.report + data)[-_REPORT_BYTES_MAX:]
-            if not child.is_up:
-                self._reported(child)
+            self._reported(child)
             return
         self.inbox.unwatch(child.process.stdout)
         child.process.stdout.close()
@@ -176,6 +175,7 @@ class SupervisorActor(SelectorActor):
             child.error = ERRORS[told["code"]](told["message"], **told["fields"])
             return
         child.told = told
+        child.report = b""
         child.is_up = True
         child.failures = 0
         child.error = None
@@ -184,13 +184,14 @@ class SupervisorActor(SelectorActor):
         child.settled.set()
 
     def _died(self, child: Child, code: int) -> None:
-        if child.is_up:
+        if child.is_up and child.error is None:
             lived_s = time.monotonic() - child.started_s
             logger.warning("shard %d died (exit code %d): starting it again", child.shard, code)
             child.is_up = False
             wait_s = 0.0 if lived_s > _STEADY_S else RESTART_BACKOFF_MS / 1_000
             self._start_after(child, wait_s)
         else:
+            child.is_up = False
             self._failed(child, f"its process ended with exit code {code} before it served")
 
     def _failed(self, child: Child, reason: str) -> None:

@@ -6,7 +6,8 @@ the data are attributes. All of them survive pickling.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import errno
+from typing import Any, ClassVar, Literal, TypeGuard
 
 from msgspec import Struct
 
@@ -202,6 +203,16 @@ class CorruptLog(ShardUnavailable):
     offset: int | None = None
 
 
+DELETED = "deleted"
+"""The `reason` of a `CorruptLog` whose files went while its shard used them: no start brings them
+back, though what is left may read as a shorter log."""
+
+
+def is_final(error: Exception) -> TypeGuard[CorruptLog]:
+    """Whether a shard that met this while it served must not be started again."""
+    return isinstance(error, CorruptLog) and error.reason == DELETED
+
+
 class Refused(Struct, array_like=True, frozen=True, gc=False, tag_field="op", tag=0):
     """A refusal as a value: what travels instead of an exception inside flow/ and actors/."""
 
@@ -227,6 +238,20 @@ def ambiguous(flow_id: str, partition_keys: list[str | None]) -> Refused:
         "pass partition_key",
         {"flow_id": flow_id, "partition_keys": partition_keys},
     )
+
+
+OUT_OF_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+
+def advice(number: int | None) -> str:
+    """Return what mends an error of the operating system about files, by its number."""
+    if number in OUT_OF_SPACE:
+        return "free space there, or raise the quota"
+    if number == errno.EROFS:
+        return "mount the file system writable"
+    if number in (errno.EACCES, errno.EPERM):
+        return "give this user the right to write there"
+    return "mend that, or use another directory"
 
 
 ERRORS: dict[str, type[FlowError]] = {

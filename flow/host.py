@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 _JUMP_MS = 1_000
 
@@ -61,9 +61,21 @@ class File(Protocol):
         """Cut the file to `size` bytes."""
         ...
 
+    def is_linked(self) -> bool:
+        """Whether the file still has a name: what is written to one that was deleted is lost."""
+        ...
+
     def close(self) -> None:
         """Close the file; safe to repeat."""
         ...
+
+
+class Room(NamedTuple):
+    """What the file system under a directory has left."""
+
+    free_bytes: int
+    """For this user; 0 as well where no further file can be made."""
+    is_read_only: bool
 
 
 class Files(Protocol):
@@ -95,6 +107,10 @@ class Files(Protocol):
 
     def path_of(self, name: str) -> str:
         """Return how the file is named in messages."""
+        ...
+
+    def room(self) -> Room | None:
+        """Return what is left; None where nobody can tell, or nothing runs out."""
         ...
 
 
@@ -198,6 +214,10 @@ class DiskFile:
         """Cut the file to `size` bytes."""
         os.ftruncate(self._fd, size)
 
+    def is_linked(self) -> bool:
+        """Whether the file still has a name."""
+        return os.fstat(self._fd).st_nlink > 0
+
     def close(self) -> None:
         """Close the file; safe to repeat."""
         if self._fd >= 0:
@@ -264,6 +284,14 @@ class DiskFiles:
     def path_of(self, name: str) -> str:
         """Return the full path."""
         return str(self._path / name)
+
+    def room(self) -> Room:
+        """Return what is left, quotas not counted: only a write finds those."""
+        found = os.statvfs(self._path)
+        # Some file systems count no inodes at all.
+        has_inodes = not found.f_files or found.f_favail > 0
+        free_bytes = found.f_bavail * found.f_frsize if has_inodes else 0
+        return Room(free_bytes, bool(found.f_flag & os.ST_RDONLY))
 
 
 def sync_directory(path: Path) -> None:

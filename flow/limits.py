@@ -110,6 +110,16 @@ LONG_QUEUE_MIN: Final = 5_000
 while before they are asked for."""
 RELAXED_SYNC_MS: Final = 50
 
+# ---- the disk ----
+DISK_FLOOR_BYTES: Final = 32 * MIB
+"""Free space below which a shard takes no creations: the rest is for what ends flows."""
+DISK_RESERVE_BYTES: Final = 16 * MIB
+"""What each shard keeps beside its log, and gives back once it takes no creations."""
+DISK_CHECK_SECONDS: Final = 1.0
+"""How often a shard at work looks at its disk."""
+DISK_RETRY_MS: Final = 1_000
+"""When to try again what a full disk has refused; posts and the sweep wait as long."""
+
 # ---- families ----
 CHILDREN_MAX: Final = 1_000
 """Children per group."""
@@ -208,6 +218,8 @@ assert (
 assert max(CLAIM_LIMIT_MAX, CHILDREN_MAX, LIST_COUNT_MAX) <= BATCH_ITEMS_MAX
 assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bits"
 assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0
+assert SEGMENT_GROW_BYTES <= DISK_RESERVE_BYTES, "the log goes on with what the reserve gives"
+assert DISK_FLOOR_BYTES + DISK_RESERVE_BYTES < FRAME_BYTES_MAX
 assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"
 assert LEFTOVER_SECONDS_MAX < LOCK_SECONDS_MAX
 assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX

@@ -33,6 +33,10 @@ class MemoryFile:
         """Cut to `size` bytes."""
         del self.data[size:]
 
+    def is_linked(self) -> bool:
+        """Memory is not deleted."""
+        return True
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -79,3 +83,6 @@ class MemoryFiles:
     def path_of(self, name: str) -> str:
         """Return how the file is named in messages."""
         return f"memory:{name}"
+
+    def room(self) -> None:
+        """Memory is watched elsewhere."""

@@ -19,7 +19,7 @@ from ..actors.ports import LocalPort
 from ..actors.processes import ProcessPort
 from ..actors.role import Role, take_role
 from ..flow import limits
-from ..flow.errors import InvalidArgument, StoreConfigError, StoreLocked
+from ..flow.errors import InvalidArgument, StoreConfigError, StoreLocked, advice
 from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemClock
 from ..flow.settings import Settings
 from .checks import check_bool, check_int
@@ -130,8 +130,7 @@ def _told_of(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreConfigError(
-            f"{where} cannot be a data directory: {error.strerror or error}; mend that, or use "
-            "another directory",
+            f"{where} cannot be a data directory: {error.strerror or error}; {advice(error.errno)}",
             path=str(where),
         ) from error
 

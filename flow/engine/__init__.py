@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..log.recover import begin
+from ..log.space import RESERVE_NAME
 from .copy import adopt
 from .engine import Answer, Engine, Request
 
-__all__ = ["Answer", "Engine", "Request", "adopt", "begin"]
+__all__ = ["RESERVE_NAME", "Answer", "Engine", "Request", "adopt", "begin"]

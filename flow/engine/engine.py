@@ -17,20 +17,23 @@ from ..errors import CorruptLog
 from ..events import FAMILY_FACTS, Delivered, Dropped
 from ..host import Entropy, Files
 from ..index.timequeue import head
-from ..limits import COLLECT_POSTS_MAX, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
+from ..limits import COLLECT_POSTS_MAX, DISK_RETRY_MS, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
 from ..log.position import POSITION_BYTES, Position, unpack
 from ..log.recover import refuse_missing
+from ..log.space import Space
 from ..log.values import Values
 from ..machine import claim, policies, reads
 from ..machine.cascade import follow
 from ..machine.decide import TABLE, Decide
 from ..machine.state import ShardState
+from ..machine.takeback import take_back
 from ..machine.turn import Turn
 from ..replies import Data, Done, Events, Rejected, Reply
 from ..settings import Settings
 from .hydrate import Hydrator
 from .restore import restore
+from .room import fits, no_room
 from .stats import check_invariants
 from .upkeep import Upkeep
 from .writer import Writer
@@ -74,8 +77,9 @@ class Engine:
         self.state = ShardState(settings)
         self.values = Values()
         self.hydrator = Hydrator(self.values, self)
+        space = Space(files)
         recovered = restore(files, self.state, self.values)
-        self.log = Log(files, recovered)
+        self.log = Log(files, recovered, space)
         self.cut_bytes = recovered.cut_bytes
         self.commands = 0
         self._writer: Writer | None = None
@@ -85,6 +89,8 @@ class Engine:
         self._bury()
         self._delivered: dict[int, int] = {}
         """Acknowledgements that the log does not have yet: they go with the next frame."""
+        self._sweep_after_ms = 0
+        """A sweep that found no room for what it writes waits until then."""
         self.touched: set[str] | None = None
         """When set: collects the types of the flows that were written."""
 
@@ -118,6 +124,7 @@ class Engine:
         """Decide, evolve, and stage for the batch's frame."""
         turn = self.state.turn(now_ms, self._entropy, order_us)
         reply = decide(self.state, request, turn)
+        decided = len(turn.puts)
         if turn.puts:
             follow(self.state, turn)
         span = None
@@ -130,6 +137,8 @@ class Engine:
                 writer = self._writer = Writer(self.log, self.values)
             if turn.drops:
                 turn.drops = [replace(drop, first=self._first_of(drop)) for drop in turn.drops]
+            if self.log.space.is_tight and not fits(self.log, writer.size, turn, request):
+                return self._refuse(request, turn, decided)
             self.state.evolve(turn)
             if turn.drops:
                 self._bury()
@@ -159,6 +168,17 @@ class Engine:
         buried, self.state.buried = self.state.buried, []
         for trail in buried:
             self.values.bury(trail)
+
+    def _refuse(self, request: Any, turn: Turn, decided: int) -> Answer:
+        """Take a decision back that there is no room for: nothing has changed yet."""
+        take_back(self.state, request, turn, decided)
+        if isinstance(request, commands.Sweep):
+            self._sweep_after_ms = turn.now_ms + DISK_RETRY_MS
+        return Answer(no_room(self.log))
+
+    def refusal(self) -> Rejected | None:
+        """Return what creations are told while the disk is full; None = they are let in."""
+        return no_room(self.log) if self.log.space.is_full else None
 
     def entry(self, position: Position) -> bytes:
         """Return the bytes of an entry, be it on disk or still in the batch's frame."""
@@ -192,10 +212,9 @@ class Engine:
     def next_sweep_ms(self) -> int | None:
         """Return when the next flow has to be ended or removed."""
         entry = head((self.state.expiry, None))
-        deadline_ms = self.state.deadlines.next_at_ms()
-        if entry is None:
-            return deadline_ms
-        return entry[0] if deadline_ms is None else min(entry[0], deadline_ms)
+        times = [self.state.deadlines.next_at_ms(), None if entry is None else entry[0]]
+        due_ms = min((at_ms for at_ms in times if at_ms is not None), default=None)
+        return None if due_ms is None else max(due_ms, self._sweep_after_ms)
 
     def sync(self) -> None:
         """Put on disk what relaxed durability has left unsynced."""
@@ -224,8 +243,11 @@ class Engine:
         """Return when `collect` has an outcome to ask for next."""
         return self.state.families.next_ask_ms()
 
-    def seal(self) -> list[str]:
-        """Close the segment that is written; return the names of all files that change no more."""
+    def seal(self) -> list[str] | None:
+        """Close the segment that is written; return the names of all files that change no more.
+
+        None: the disk is too full for that.
+        """
         return self.log.seal()
 
     def close(self) -> None:
@@ -234,7 +256,9 @@ class Engine:
         if self._delivered:
             writer = Writer(self.log, self.values)
             self._note_delivered(writer)
-            writer.commit(sync=False)
+            # On a full disk they may be left out: their posts are passed over a second time.
+            if self.log.has_room(writer.size):
+                writer.commit(sync=False)
         self.log.close()
         self._files.unlock()
         self.state.let_go()
@@ -253,6 +277,8 @@ class Engine:
             "epoch": self.log.epoch,
             "cut_bytes": self.cut_bytes,
             **self.upkeep.statistics(),
+            "free_bytes": self.log.space.free_bytes,
+            "is_disk_full": self.log.space.is_full,
         }
         if check:
             told["problems"] = check_invariants(self.state, self.entry)

@@ -74,9 +74,17 @@ class Merge:
             self.is_done = True
 
     def abandon(self) -> None:
-        """Stop in the middle: recovery, or the next merge, throws the file away."""
+        """Stop in the middle: recovery throws the file away."""
         self._steps.close()
         self._handle.close()
+
+    def discard(self) -> bool:
+        """Stop and throw the file away; False: too late, it has its place in the log."""
+        if self._part.number in self._log.spans:
+            return False
+        self.abandon()
+        self._log.discard(self._part)
+        return True
 
     def _run(self) -> Generator[bool]:
         self._begin()

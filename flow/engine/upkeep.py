@@ -50,10 +50,17 @@ class Upkeep:
             if self._may_seal:
                 self._log.rotate()
             sources = self._choose()
-            if not sources:
+            if not sources or not self._log.space.has_room(sum(map(self._live_bytes, sources))):
                 return False
             self._merge = Merge(self._log, self._state, self._values, sources)
-        self._merge.step()
+        try:
+            self._merge.step()
+        except OSError as error:
+            self._log.space.refused(error)
+            if not self._merge.discard():
+                raise
+            self._merge = None
+            return False
         if self._merge.is_done:
             self.merges += 1
             self.bytes_copied += self._merge.bytes_copied

@@ -8,6 +8,7 @@ from ..codec import encoder
 from ..events import Delivered, ValueStored
 from ..index.table import Slot
 from ..limits import HISTORY_EVENTS_DEFAULT
+from ..log.frame import TABLE_ENTRY_BYTES
 from ..log.log import Log
 from ..log.position import POSITION_BYTES, Position, pack
 from ..log.values import Values
@@ -33,6 +34,11 @@ class Writer:
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
         return not self._lengths
+
+    @property
+    def size(self) -> int:
+        """How long the frame is going to be."""
+        return len(self.frame) + TABLE_ENTRY_BYTES * len(self._lengths)
 
     def add(self, turn: Turn, *, packs: bool = False) -> tuple[int, int]:
         """Pack a turn; return where in the frame its records stand, one after the other.

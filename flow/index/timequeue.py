@@ -74,6 +74,15 @@ class TimeQueue:
             self._run_size -= 1
             heappush(self._heap, (at_ms, order, version, slot))
 
+    def put_back(self, at_ms: int, order: int, version: int, slot: Slot, lane: str | None) -> None:
+        """Undo the `take` of an entry, from the part that it was taken from."""
+        entry = (at_ms, order, version, slot)
+        if lane is None:
+            heappush(self._heap, entry)
+        else:
+            heappush(self._lanes.setdefault(lane, Heap()), entry)
+            self._lane_size += 1
+
     def discard(self) -> None:
         """Note that one entry has gone stale, or was taken."""
         self.live -= 1

@@ -32,6 +32,7 @@ HEADER = Layout("<4sB3xIIQQQ")
 CRC = Layout("<I")
 HEADER_BYTES = HEADER.size + CRC.size
 assert HEADER_BYTES == 44
+TABLE_ENTRY_BYTES = 4
 
 
 class FrameHeader(NamedTuple):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..errors import CorruptLog
+from ..errors import DELETED, CorruptLog
 from ..host import File, Files
 from ..limits import OPEN_SEGMENTS_MAX, SEGMENT_BYTES, SEGMENT_GROW_BYTES
 from .frame import HEADER_BYTES, seal
 from .parts import Part, segment_name
-from .position import Position
+from .position import OFFSET_MAX, Position
 from .recover import Recovery, Span
+from .space import Space
 
 _ROOM = bytes(HEADER_BYTES)
 
@@ -22,8 +23,9 @@ class Log:
     unusable from then on: the process ends, and recovery reads what is really there.
     """
 
-    def __init__(self, files: Files, recovered: Recovery) -> None:
+    def __init__(self, files: Files, recovered: Recovery, space: Space | None = None) -> None:
         self._files = files
+        self.space = space or Space(files)
         self._handles: dict[int, File] = recovered.handles
         self.spans: dict[int, Span] = recovered.spans
         """The files that are written no more, by number, in the log's order."""
@@ -40,11 +42,14 @@ class Log:
         self.frames_written = 0
         self.syncs = 0
         self._broken = False
+        self._has_begun = False
+        """Whether the new epoch is on disk: before that, nothing is written under it."""
         try:
             if self._segment not in self._handles:
-                self._start_segment(self._segment)
-            # The new epoch is on disk before anything is done under it.
-            self.append(self.begin(), [], sync=True)
+                first = files.open(segment_name(self._segment), create=True)
+                self._start_segment(self._segment, first)
+            self.begin()
+            self._begin_epoch()
         except BaseException:
             self.abandon()
             raise
@@ -68,17 +73,60 @@ class Log:
             self.rotate()
         return bytearray(_ROOM)
 
+    def has_room(self, size: int, *, spare: bool = False) -> bool:
+        """Whether a frame of this size fits on the disk for certain: its space is reserved here.
+
+        `spare`: what is kept back for a full disk is not meant for it.
+        """
+        self._refuse_if_broken()
+        end = self._offset + size
+        if not self._has_begun or self.space.is_read_only or end > OFFSET_MAX:
+            return False
+        if end <= self._reserved:
+            return True
+        self._broken = True
+        fits = self._reserve(end, spare=spare)
+        self._broken = False
+        return fits
+
+    def look(self) -> None:
+        """See how much room the disk has, and whether the log is still there.
+
+        Raises:
+            CorruptLog: it was deleted.
+        """
+        if not self._handles[self._segment].is_linked():
+            path = self._files.path_of(segment_name(self._segment))
+            raise CorruptLog(
+                f"{path} was deleted while its shard used it, and what it held is lost: restore "
+                "the directory from a backup, and open the store again",
+                path=path,
+                offset=0,
+                reason=DELETED,
+            )
+        # The space that a small log has reserved for itself is its reserve.
+        is_large = self._segment > 1 or self._offset > SEGMENT_GROW_BYTES
+        self.space.look(wants_reserve=is_large)
+        if not self._has_begun:
+            self._begin_epoch()
+
     def append(self, frame: bytearray, lengths: list[int], *, sync: bool) -> None:
         """Write a frame; with `sync`, return only once it is on disk."""
         self._refuse_if_broken()
+        assert self._has_begun, "nothing is written before its epoch"
         self._broken = True
         seal(frame, lengths, self._lsn + 1, self._synced_lsn, self.epoch)
         handle = self._handles[self._segment]
         end = self._offset + len(frame)
-        if end > self._reserved:
-            self._reserved = -(-end // SEGMENT_GROW_BYTES) * SEGMENT_GROW_BYTES
-            handle.reserve(self._reserved)
-        handle.pwrite(frame, self._offset)
+        if end > self._reserved and not self._reserve(end):
+            raise OSError(self.space.cause, "the disk has no room for the frame")
+        try:
+            handle.pwrite(frame, self._offset)
+        except OSError as error:
+            # Where a file system copies on write, reserved space is no promise. The write, unlike
+            # a sync, may be repeated: it fails before it has promised anything.
+            self.space.refused(error)
+            handle.pwrite(frame, self._offset)
         self._lsn += 1
         self._offset = end
         self.bytes_written += len(frame)
@@ -156,28 +204,60 @@ class Log:
             handle = self._handles[segment] = self._files.open(self._name(segment))
         return handle
 
-    def rotate(self) -> None:
-        """Seal the current segment and start the next. Everything sealed is on disk."""
+    def _reserve(self, end: int, *, spare: bool = False) -> bool:
+        handle = self._handles[self._segment]
+        reserved = self.space.grow(handle, end, SEGMENT_GROW_BYTES, spare=spare)
+        if reserved is None:
+            return False
+        self._reserved = reserved
+        return True
+
+    def _begin_epoch(self) -> None:
+        """Put the new epoch on disk, if there is room: without, the log can be read."""
+        self._has_begun = True
+        if self.has_room(HEADER_BYTES):
+            self.append(bytearray(_ROOM), [], sync=True)
+        else:
+            self._has_begun = False
+
+    def rotate(self) -> bool:
+        """Seal the current segment and start the next; return whether that was possible.
+
+        Everything sealed is on disk. A full disk may have no room for a further file: then this
+        segment grows on.
+        """
+        if self.space.is_full:
+            return False
         self.sync()
         self._broken = True
-        handle = self._handles[self._segment]
-        handle.truncate(self._offset)
-        handle.sync()
-        number = self._segment
-        self.spans[number] = Span(
-            Part(number, number, number),
-            self._first_lsn,
-            self._lsn,
-            self._lsn,
-            self.epoch,
-            self._offset,
-        )
-        self._start_segment(self.take_number())
+        sealed, end = self._handles[self._segment], self._offset
+        number = self.next_number
+        try:
+            file = self._files.open(segment_name(number), create=True)
+        except OSError as error:
+            self.space.refused(error)
+            self._broken = False
+            return False
+        self._seal_span()
+        self._start_segment(self.take_number(), file)
+        sealed.truncate(end)
+        sealed.sync()
         self._broken = False
+        return True
 
-    def seal(self) -> list[str]:
-        """Begin a new segment; return the names of all others: together they are the log."""
-        self.rotate()
+    def _seal_span(self) -> None:
+        part = Part(self._segment, self._segment, self._segment)
+        self.spans[part.number] = Span(
+            part, self._first_lsn, self._lsn, self._lsn, self.epoch, self._offset
+        )
+
+    def seal(self) -> list[str] | None:
+        """Begin a new segment; return the names of all others: together they are the log.
+
+        None: the disk is too full for a further file.
+        """
+        if not self.rotate():
+            return None
         # With a frame in the new one, recovery never goes on writing in one that was named here.
         self.append(self.begin(), [], sync=True)
         return [span.part.name for span in self.spans.values()]
@@ -195,6 +275,10 @@ class Log:
     def create(self, part: Part) -> File:
         """Make a merged file, empty, for whoever fills it."""
         return self._files.open(part.name, create=True)
+
+    def discard(self, part: Part) -> None:
+        """Remove a merged file that got no place in the log."""
+        self._files.remove(part.name)
 
     def add_part(self, span: Span) -> None:
         """Take in a merged file that is whole; it is on disk when this returns."""
@@ -218,8 +302,8 @@ class Log:
         span = self.spans.get(number)
         return segment_name(number) if span is None else span.part.name
 
-    def _start_segment(self, number: int) -> None:
-        self._handles[number] = self._files.open(segment_name(number), create=True)
+    def _start_segment(self, number: int, file: File) -> None:
+        self._handles[number] = file
         self._files.sync_directory()
         self._segment = number
         self._first_lsn = self._lsn + 1

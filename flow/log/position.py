@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 _POSITION = Layout("<III")
 POSITION_BYTES = _POSITION.size
+OFFSET_MAX = 2**32 - 1
 
 pack = _POSITION.pack
 """pack(segment, offset, length) → 12 bytes; trails are these, one after the other."""

@@ -357,7 +357,7 @@ def test_a_stopped_shard_is_killed_for_shards_inside_a_process_as_well(
         with sf.open(path, in_process=True) as store:
             assert not is_running(stopped)
             assert len(store.flow_list("t")) == 4
-            assert (path / "shard-0" / "LOCK").read_text() == ""
+            assert (path / "shard-0" / "LOCK").read_text().strip() == ""
 
 
 def test_what_is_no_leftover_shard_is_not_killed(path: Path, tmp_path: Path) -> None:

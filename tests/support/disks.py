@@ -11,6 +11,11 @@ Faults that it injects:
 - a failed sync forgets what it was to write, as Linux does: it still reads well, no later sync
   puts it on disk, and the next power loss shows how much of it was lost.
 - a bit flips in a file at rest (`flip`).
+- the disk is full, from now on or in the middle of what is going on (`fill`, `fills_at`): no file
+  grows, to the byte, and a write leaves what fits; until there is room again (`free`). Then it has
+  `capacity`; a disk without one is never full, and nobody can tell what it has left.
+- it has been mounted read-only (`is_read_only`), or takes no further files (`takes_files`).
+- its files are deleted while they are open (`vanish`).
 
 It does not misdirect writes, fail reads, or lose what a sync has covered.
 """
@@ -22,6 +27,8 @@ import os
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, TypeVar
+
+from shardflow.flow.host import Room
 
 Kind = Literal["none", "all", "prefix", "zeros", "holes"]
 KINDS: tuple[Kind, ...] = ("none", "all", "prefix", "zeros", "holes")
@@ -129,6 +136,9 @@ class DiskHandle:
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         change = _Change(offset, bytes(data))
         fault = self._disk.begin("write")
+        if (fits := self._disk.fitting(self._node, offset + len(data))) is not None:
+            self._node.change(change.torn(max(0, fits - offset)))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if fault is not None:
             self._node.change(change.torn(min(fault.after_bytes, len(data))))
             raise _error(fault)
@@ -137,6 +147,8 @@ class DiskHandle:
 
     def reserve(self, size: int) -> None:
         self._disk.begin_or_raise("reserve")
+        if self._disk.fitting(self._node, size) is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if size > len(self._node.content):
             self._node.change(_Change(size))
         self._disk.end()
@@ -158,6 +170,10 @@ class DiskHandle:
         self._node.change(_Change(size))
         self._disk.end()
 
+    def is_linked(self) -> bool:
+        self._disk.check_power()
+        return self._disk.has(self._node)
+
     def close(self) -> None:
         if self.is_open:
             self.is_open = False
@@ -167,7 +183,13 @@ class DiskHandle:
 class Disk:
     """One directory on a disk that fails when told to; see the head of this file."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.taken = 0
+        """Bytes that others hold."""
+        self.is_read_only = False
+        self.takes_files = True
+        self._fill_left: int | None = None
         self._nodes: dict[str, _Node] = {}
         self._durable_nodes: dict[str, _Node] = {}
         self._pending: list[_NameChange] = []
@@ -187,6 +209,8 @@ class Disk:
     def open(self, name: str, *, create: bool = False) -> DiskHandle:
         if create:
             self.begin_or_raise("create")
+            if not self.takes_files:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
             if name in self._nodes:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
             self._rename(_NameChange(name, _Node()))
@@ -220,6 +244,50 @@ class Disk:
 
     def path_of(self, name: str) -> str:
         return f"disk:{name}"
+
+    def room(self) -> Room | None:
+        self.check_power()
+        if self.capacity is None and not self.is_read_only:
+            return None
+        return Room(self.free_bytes, self.is_read_only)
+
+    # ---- how full it is ----
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(len(node.content) for node in self._nodes.values())
+
+    @property
+    def free_bytes(self) -> int:
+        return max(0, (self.capacity or 0) - self.taken - self.used_bytes)
+
+    def fill(self, leave: int = 0) -> None:
+        """Let others take all that is free, but for so many bytes."""
+        assert self.capacity is not None
+        self.taken += self.free_bytes - leave
+
+    def fills_at(self, operation: int) -> None:
+        """Let the disk be full from the n-th change or sync from now on: 1 is the next."""
+        self._fill_left = operation
+
+    def free(self) -> None:
+        """Let others give back what they have taken."""
+        self._fill_left = None
+        self.taken = 0
+
+    def vanish(self) -> None:
+        """Delete all files, open ones as well."""
+        self._nodes.clear()
+
+    def fitting(self, node: _Node, end: int) -> int | None:
+        """Return how far a file can grow, if not up to `end`."""
+        have = len(node.content)
+        if self.capacity is None or end <= have or end - have <= self.free_bytes:
+            return None
+        return have + self.free_bytes
+
+    def has(self, node: _Node) -> bool:
+        return any(node is other for other in self._nodes.values())
 
     # ---- faults ----
 
@@ -259,7 +327,10 @@ class Disk:
         self._settle_names(loss)
         for node in self._durable_nodes.values():
             node.settle(loss)
-        return Disk.of({name: bytes(node.durable) for name, node in self._durable_nodes.items()})
+        left = {name: bytes(node.durable) for name, node in self._durable_nodes.items()}
+        found = Disk.of(left)
+        found.capacity, found.taken = self.capacity, self.taken
+        return found
 
     # ---- looking at it ----
 
@@ -291,6 +362,13 @@ class Disk:
         """Count an operation; return the fault that it is to meet."""
         self.check_power()
         self.operations += 1
+        if self._fill_left is not None:
+            self._fill_left -= 1
+            if self._fill_left == 0:
+                self._fill_left = None
+                self.fill()
+        if self.is_read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return self._fault(operation)
 
     def begin_or_raise(self, operation: str) -> None:

@@ -290,6 +290,42 @@ class EngineMachine(RuleBasedStateMachine):
             self.recovered(self.allowed[before - 1 :])
         self.disk.forget_faults()
 
+    @rule(
+        before=batches,
+        batch=batches,
+        leave=st.sampled_from([0, 300, 3_000]),
+        dies=st.booleans(),
+        loss=st.none() | losses,
+    )
+    def the_disk_is_full_for_a_while(
+        self,
+        before: list[tuple[Any, ...]],
+        batch: list[tuple[Any, ...]],
+        leave: int,
+        dies: bool,
+        loss: Loss | None,
+    ) -> None:
+        self.engine.log.look()
+        self.disk.capacity = self.disk.used_bytes + leave
+        count = len(self.allowed)
+        # Nobody has looked since the disk became full: a frame may not fit any more.
+        has_failed = self._fails(lambda: self.ask(*self.requests(before)), OSError)
+        if has_failed or dies:
+            self.engine.abandon()
+            if loss is not None:
+                self.disk = self.disk.after_crash(loss)
+                self.disk.capacity = self.disk.used_bytes
+                self.recovered(self.allowed)
+            else:
+                self.recovered(self.allowed[count - 1 if has_failed else -1 :])
+        self.engine.log.look()
+        self._act(lambda: self.ask(*self.requests(batch)))
+        self.everything_reads_back()
+        self.nothing_is_amiss()
+        self.disk.capacity = None
+        self.engine.log.look()
+        assert not self.engine.log.space.is_full
+
     @rule(at=st.integers(1, 8), loss=losses, first=losses)
     def the_power_fails_again_in_the_recovery(self, at: int, loss: Loss, first: Loss) -> None:
         survivor = self.disk.after_crash(first)

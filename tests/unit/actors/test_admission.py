@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from shardflow.actors.admission import Admission, is_creating
+from shardflow.actors.admission import Admission
 from shardflow.actors.messages import Arrival
 from shardflow.actors.service import Service
 from shardflow.flow import commands, queries
 from shardflow.flow.commands import Ending, Hydration, NewFlow
+from shardflow.flow.creating import is_creating
 from shardflow.flow.engine import Engine
 from shardflow.flow.host import SetClock, SystemEntropy
 from shardflow.flow.limits import INBOX_WAITING_MAX, OVERLOAD_RETRY_MS, RSS_CHECK_SECONDS

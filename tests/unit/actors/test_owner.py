@@ -44,7 +44,7 @@ def test_nobody_owns_a_directory_until_somebody_does(tmp_path: Path) -> None:
     owner.unlock()
     owner.unlock()
     assert seen(owner) == (False, False)
-    assert (tmp_path / "OWNER").read_text() == ""
+    assert (tmp_path / "OWNER").read_text().strip() == ""
 
 
 def test_another_process_sees_who_owns_it_and_whether_it_may_attach(tmp_path: Path) -> None:

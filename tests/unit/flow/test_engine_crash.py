@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from shardflow.flow.log import log as logs
+from shardflow.flow.log import space
 from support.engines import EngineMachine
 
 
@@ -16,6 +17,8 @@ def _small_segments() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "SEGMENT_BYTES", 2_000)
         patch.setattr(logs, "SEGMENT_GROW_BYTES", 1_000)
+        patch.setattr(space, "DISK_RESERVE_BYTES", 1_000)
+        patch.setattr(space, "DISK_FLOOR_BYTES", 500)
         yield
 
 

@@ -265,6 +265,8 @@ def test_a_failed_operation_makes_the_log_unusable(
     log = open_log(disk).log
     append(log, b"one")
     disk.fail(operation, error=error)
+    # What a full disk has refused is tried once more.
+    disk.fail(operation, at=2, error=error)
     with pytest.raises(OSError) as caught:
         append(log, bytes(200))
     assert caught.value.errno == error
@@ -313,7 +315,8 @@ def test_a_log_that_cannot_begin_its_epoch_does_not_open(disk: Disk, operation: 
 def test_a_short_write_leaves_no_part_of_its_frame(disk: Disk, after_bytes: int) -> None:
     log = open_log(disk).log
     append(log, b"one")
-    disk.fail("write", error=errno.ENOSPC, after_bytes=after_bytes)
+    for at in (1, 2):
+        disk.fail("write", at=at, error=errno.ENOSPC, after_bytes=after_bytes)
     with pytest.raises(OSError, match=r"No space left"):
         append(log, b"in flight")
     log.abandon()
