@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
@@ -11,7 +12,7 @@ import pykka
 
 from ..flow.engine import Engine
 from ..flow.errors import ShardUnavailable
-from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemEntropy
+from ..flow.host import COLD_FOLDER, Clock, DiskFiles, Files, SetClock, SystemEntropy
 from ..flow.queries import Tick
 from ..flow.settings import Settings
 from .courier import Courier, start_courier
@@ -21,6 +22,8 @@ from .reconcile import reconcile_policies
 from .routes import Routes
 from .service import Service
 from .ticker import TickerActor
+
+logger = logging.getLogger("shardflow.shard")
 
 T = TypeVar("T")
 
@@ -74,10 +77,19 @@ class LocalPort:
             if not files.lock():
                 raise ShardUnavailable(f"shard {shard} is locked by another store", shard=shard)
             try:
-                engine = Engine(files, SystemEntropy(), own, sync=sync, may_begin=may_begin)
+                engine = Engine(
+                    files,
+                    SystemEntropy(),
+                    own,
+                    sync=sync,
+                    may_begin=may_begin,
+                    folder=files.folder(COLD_FOLDER) if isinstance(files, DiskFiles) else None,
+                )
             except BaseException:
                 files.unlock()
                 raise
+            if engine.cold_fault is not None:
+                logger.warning("shard %d: %s", shard, engine.cold_fault)
             return Service(engine, self.clock, relaxed=not sync)
 
         return build

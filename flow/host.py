@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 _JUMP_MS = 1_000
+COLD_FOLDER = "cold"
+"""The directory in a shard's own that holds its cold flows."""
 
 
 class Clock(Protocol):
@@ -95,6 +97,35 @@ class Files(Protocol):
 
     def path_of(self, name: str) -> str:
         """Return how the file is named in messages."""
+        ...
+
+
+class Folder(Protocol):
+    """A directory for what can be made anew: see DiskFolder."""
+
+    @property
+    def path(self) -> str:
+        """The full path."""
+        ...
+
+    def make(self) -> None:
+        """Make the directory, unless it is there."""
+        ...
+
+    def clear(self) -> None:
+        """Remove all files in it."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """Return what a file holds; None if there is none."""
+        ...
+
+    def write(self, name: str, data: bytes, *, sync: bool) -> None:
+        """Replace a file; with `sync`, it is on disk when this returns."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
         ...
 
 
@@ -259,6 +290,64 @@ class DiskFiles:
     def path_of(self, name: str) -> str:
         """Return the full path."""
         return str(self._path / name)
+
+    def folder(self, name: str) -> DiskFolder:
+        """Return a directory in this one, which need not be there yet."""
+        return DiskFolder(self._path / name)
+
+
+class DiskFolder:
+    """A directory on the local disk for what can be made anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def path(self) -> str:
+        """The full path."""
+        return str(self._path)
+
+    def make(self) -> None:
+        """Make the directory, unless it is there."""
+        self._path.mkdir(mode=0o700, exist_ok=True)
+
+    def clear(self) -> None:
+        """Remove all files in it. Who has one open keeps what it has."""
+        for entry in os.scandir(self._path):
+            if entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes | None:
+        """Return what a file holds; None if there is none."""
+        try:
+            return (self._path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes, *, sync: bool) -> None:
+        """Replace a file; with `sync`, it is on disk when this returns."""
+        fd = os.open(self._path / f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(fd, data)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        (self._path / f"{name}.new").replace(self._path / name)
+        if sync:
+            sync_directory(self._path)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self._path / name).unlink(missing_ok=True)
+
+
+def boot_id() -> bytes:
+    """Return what tells this run of the machine from others; empty if nothing does."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b""
 
 
 def sync_directory(path: Path) -> None:

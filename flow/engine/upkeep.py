@@ -1,21 +1,28 @@
-"""What a shard does for its log between batches: choosing what to merge, a slice at a time."""
+"""What a shard does for itself between batches: merging, and projecting, a slice at a time."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+from ..cold.store import Cold
 from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEGMENT_BYTES
 from ..log.log import Log
 from ..log.recover import Span
 from ..log.values import Values
 from ..machine.state import ShardState
 from .merge import Merge
+from .project import Projector
 
 
 class Upkeep:
     """At most one merge at a time. Nothing is lost if the process ends at any point of it."""
 
-    def __init__(self, log: Log, state: ShardState, values: Values) -> None:
+    def __init__(
+        self, log: Log, state: ShardState, values: Values, cold: Cold | None = None
+    ) -> None:
+        self._cold = cold
+        self._projector = None if cold is None else Projector(log, state, values, cold)
+        self._is_turn_of_merge = False
         self._log = log
         self._state = state
         self._values = values
@@ -27,9 +34,13 @@ class Upkeep:
     @property
     def is_needed(self) -> bool:
         """Whether there may be something to do."""
-        if self._merge is not None:
+        if self._merge is not None or self._is_projecting:
             return True
         return bool(self._log.spans) and self._looked_at != self._seen
+
+    @property
+    def _is_projecting(self) -> bool:
+        return self._projector is not None and not self._projector.is_done
 
     @property
     def _seen(self) -> tuple[int, int]:
@@ -38,11 +49,22 @@ class Upkeep:
 
     def step(self) -> bool:
         """Do a slice of what is to be done; return whether there was anything."""
+        # Merging and projecting take turns: neither has to wait until the other is done.
+        self._is_turn_of_merge = not self._is_turn_of_merge or not self._is_projecting
+        if self._is_turn_of_merge and self._merge_on():
+            return True
+        if self._projector is None or self._projector.is_done:
+            return False
+        self._projector.step()
+        return True
+
+    def _merge_on(self) -> bool:
+        """Do a slice of a merge; return whether there was anything to merge."""
         if self._merge is None:
             sources = self._choose()
             if not sources:
                 return False
-            self._merge = Merge(self._log, self._state, self._values, sources)
+            self._merge = Merge(self._log, self._state, self._values, sources, self._cold)
         self._merge.step()
         if self._merge.is_done:
             self.merges += 1
