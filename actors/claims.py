@@ -21,8 +21,8 @@ from ..flow.commands import ClaimDue, Release, Releasing
 from ..flow.keys import shard_of
 from ..flow.limits import PROBE_KEYS_MAX
 from ..flow.queries import Probe, Unwatch, Watch
-from ..flow.record import Record
 from ..flow.replies import Done, Heads, Rejected
+from .division import divide, first_of, is_reclaimed, merge
 from .gather import Everywhere, Part
 from .port import Link, Receiver
 
@@ -58,7 +58,7 @@ class Claim:
         """The watch that has started this round: what it found is kept for this claim."""
 
     def give_up(self) -> bool:
-        """Stop waiting; True if nothing was claimed and nothing will be."""
+        """Stop waiting; True if nothing was claimed and nothing will be, and no answer comes."""
         with self._lock:
             self._is_given_up = True
             waiting, self._waiting = self._waiting, None
@@ -102,6 +102,7 @@ class Claim:
 
     def _probed(self, replies: list[Any]) -> None:
         if self._is_given_up:
+            self._answer(Done([]))
             return
         served = [
             (link, reply)
@@ -114,7 +115,7 @@ class Claim:
             self._claim_exactly(served)
         else:
             found = [(link, heads) for link, heads in served if heads.due or heads.expired]
-            found.sort(key=lambda pair: _first(pair[1]))
+            found.sort(key=lambda pair: first_of(pair[1]))
             self._claim_in_turn([link for link, _ in found])
 
     def _claim_exactly(self, served: list[tuple[Link, Heads]]) -> None:
@@ -215,11 +216,14 @@ class Claim:
             since_us=self._since_us,
         )
         self._release()
+        waiting = None
         with self._lock:
-            if self._is_given_up:
-                return
-            self._round += 1
-            waiting = self._waiting = _Watching(self, self._round, len(self._links))
+            if not self._is_given_up:
+                self._round += 1
+                waiting = self._waiting = _Watching(self, self._round, len(self._links))
+        if waiting is None:
+            self._answer(Done([]))
+            return
         for link in self._links:
             waiting.send(link, watch)
 
@@ -337,63 +341,3 @@ class _Nobody:
 
 
 _NOBODY = _Nobody()
-
-
-def divide(command: ClaimDue, heads: Sequence[Heads]) -> list[ClaimDue | None]:
-    """Return each shard's part of a claim, such that together they take the first in order."""
-    expired = sorted((at, shard) for shard, head in enumerate(heads) for at in head.expired)
-    due = sorted((key, shard) for shard, head in enumerate(heads) for key in head.due)
-    first = expired[: command.expired_first]
-    due = due[: command.limit - len(first)]
-    after = expired[len(first) :][: command.limit - len(first) - len(due)]
-    limits = [0] * len(heads)
-    firsts = [0] * len(heads)
-    for _, shard in first:
-        firsts[shard] += 1
-        limits[shard] += 1
-    for _, shard in due:
-        limits[shard] += 1
-    for _, shard in after:
-        limits[shard] += 1
-    return [
-        replace(command, limit=limit, expired_first=expired_first) if limit else None
-        for limit, expired_first in zip(limits, firsts, strict=True)
-    ]
-
-
-def merge(command: ClaimDue, dones: Sequence[Any]) -> Done:
-    """Merge what several shards granted: reclaimed up to the ratio, due in order, the rest."""
-    granted = [
-        (record, values)
-        for done in dones
-        for record, values in zip(
-            done.outcomes, done.values or [None] * len(done.outcomes), strict=True
-        )
-    ]
-    if len(dones) > 1:
-        reclaimed = [pair for pair in granted if is_reclaimed(pair[0])]
-        due = [pair for pair in granted if not is_reclaimed(pair[0])]
-        due.sort(key=lambda pair: order_of(pair[0]))
-        first = command.expired_first
-        granted = reclaimed[:first] + due + reclaimed[first:]
-    has_values = any(done.values is not None for done in dones)
-    return Done(
-        [record for record, _ in granted],
-        [values for _, values in granted] if has_values else None,
-    )
-
-
-def is_reclaimed(record: Record) -> bool:
-    """Whether a claim granted it as an expired lease."""
-    return record.event_details is not None and record.event_details.get("reclaimed") is True
-
-
-def order_of(record: Record) -> tuple[int, int, int]:
-    """Return where a claimed flow stood among the due ones."""
-    return -record.priority, record.next_run_at_ms or 0, record.state_seq
-
-
-def _first(heads: Heads) -> tuple[int, int, int]:
-    if heads.due:
-        return heads.due[0]
-    return 1, heads.expired[0], 0

@@ -37,7 +37,7 @@ class Directory:
 
     def shard_path(self, shard: int) -> Path:
         """Return the directory of a shard's log."""
-        return self.path / f"shard-{shard}"
+        return shard_folder(self.path, shard)
 
     def lock_path(self, shard: int) -> Path:
         """Return the file that a shard's process holds locked."""
@@ -76,6 +76,17 @@ def open_directory(path: Path, shards: int | None, default_shards: int) -> Direc
     return Directory(path, found["shards"])
 
 
+def shard_folder(path: Path, shard: int) -> Path:
+    """Return where a store keeps a shard's log."""
+    return path / f"shard-{shard}"
+
+
+def describe(path: Path, shards: int) -> None:
+    """Write what makes a directory a store."""
+    text = json.dumps({"shardflow": "store", "format": FORMAT, "shards": shards})
+    _write_whole(path / _STORE, text.encode())
+
+
 def is_made(path: Path) -> bool:
     """Whether there is a store at the path."""
     return (path / _STORE).exists()
@@ -94,8 +105,7 @@ def _create(path: Path, shards: int) -> None:
             where.mkdir(mode=0o700, exist_ok=True)
             begin(DiskFiles(where))
         sync_directory(path)
-        text = json.dumps({"shardflow": "store", "format": FORMAT, "shards": shards})
-        _write_whole(path / _STORE, text.encode())
+        describe(path, shards)
         sync_directory(path.parent)
     finally:
         directory.owner.unlock()

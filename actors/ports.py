@@ -12,7 +12,7 @@ import pykka
 
 from ..flow.engine import Engine
 from ..flow.errors import ShardUnavailable
-from ..flow.host import COLD_FOLDER, Clock, DiskFiles, Files, SetClock, SystemEntropy
+from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemEntropy, cold_folder
 from ..flow.queries import Tick
 from ..flow.settings import Settings
 from .courier import Courier, start_courier
@@ -21,6 +21,7 @@ from .local import LocalLink
 from .reconcile import reconcile_policies
 from .routes import Routes
 from .service import Service
+from .staging import Staging
 from .ticker import TickerActor
 
 logger = logging.getLogger("shardflow.shard")
@@ -83,14 +84,15 @@ class LocalPort:
                     own,
                     sync=sync,
                     may_begin=may_begin,
-                    folder=files.folder(COLD_FOLDER) if isinstance(files, DiskFiles) else None,
+                    folder=cold_folder(files) if isinstance(files, DiskFiles) else None,
                 )
             except BaseException:
                 files.unlock()
                 raise
             if engine.cold_fault is not None:
                 logger.warning("shard %d: %s", shard, engine.cold_fault)
-            return Service(engine, self.clock, relaxed=not sync)
+            staging = Staging(files.folder if isinstance(files, DiskFiles) else None)
+            return Service(engine, self.clock, relaxed=not sync, staging=staging)
 
         return build
 

@@ -21,12 +21,13 @@ from typing import Any
 
 from ..flow.engine import Engine
 from ..flow.errors import FlowError, ShardUnavailable
-from ..flow.host import COLD_FOLDER, Clock, DiskFiles, SetClock, SystemClock, SystemEntropy
+from ..flow.host import Clock, DiskFiles, SetClock, SystemClock, SystemEntropy, cold_folder
 from ..flow.settings import Settings
 from .address import bind_address
 from .leftover import sign_lock, take_lock
 from .service import Service
 from .shard import EXIT_BROKEN, ShardActor
+from .staging import Staging
 from .supervisor import REPORT_MARK
 
 logger = logging.getLogger("shardflow.shard")
@@ -77,7 +78,7 @@ def build(config: dict[str, Any]) -> ShardActor:
         settings,
         sync=config["sync"],
         may_begin=False,
-        folder=files.folder(COLD_FOLDER),
+        folder=cold_folder(files),
     )
     if engine.cold_fault is not None:
         logger.warning("shard %d: %s", settings.shard, engine.cold_fault)
@@ -89,7 +90,8 @@ def build(config: dict[str, Any]) -> ShardActor:
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     listener = _listen(Path(config["socket"]))
-    service = Service(engine, clock, relaxed=not config["sync"])
+    staging = Staging(Path(config["path"]))
+    service = Service(engine, clock, relaxed=not config["sync"], staging=staging)
     actor = ShardActor(service, listener, _lifeline(config["host_pid"]), config["token"])
     _report(
         {

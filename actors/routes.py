@@ -224,5 +224,6 @@ ROUTES: dict[type, Route] = {
     queries.PolicyGet: Routes.policy_get,
     queries.ValueGet: Routes.values,
     queries.Stats: Routes.every,
+    queries.Backup: Routes.every,
     queries.Tick: Routes.every,
 }

@@ -16,22 +16,25 @@ from ..flow.engine import Answer, Engine
 from ..flow.family import Collect, Outbound
 from ..flow.host import Clock, SetClock
 from ..flow.limits import RELAXED_SYNC_MS, WAITERS_MAX
-from ..flow.queries import Tick, Unwatch, Watch
+from ..flow.queries import Backup, Tick, Unwatch, Watch
 from ..flow.replies import Data, Rejected, reject
 from .admission import Admission, is_creating
 from .fanouts import NOTED, Fanouts
 from .messages import Arrival, Departure
 from .pace import Pace
+from .staging import Staging
 from .waiters import Waiter, Waiters
 
-_OWN = frozenset((Watch, Unwatch, Collect))
+_OWN = frozenset((Watch, Unwatch, Collect, Backup))
 """Requests that are answered here, not by the engine."""
 
 
 class Service:
     """One engine, and everything about it that needs the time."""
 
-    def __init__(self, engine: Engine, clock: Clock, *, relaxed: bool) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, *, relaxed: bool, staging: Staging | None = None
+    ) -> None:
         self.engine = engine
         self.clock = clock
         self.admission = Admission(engine.state.settings.max_rss_bytes)
@@ -40,6 +43,7 @@ class Service:
         self._collect: Arrival | None = None
         """The courier's request, while there is nothing to be delivered."""
         self._pace = Pace()
+        self.staging = staging or Staging(None)
         self._relaxed = relaxed
         self._sync_at_ms: int | None = None
 
@@ -48,6 +52,8 @@ class Service:
 
         `waiting`: how many requests wait for the next batch.
         """
+        if self.staging.is_holding:
+            arrivals = self.staging.keep(arrivals)
         refusal = self.admission.refusal(waiting)
         if refusal is None:
             return self._serve(arrivals)
@@ -77,7 +83,10 @@ class Service:
             for caller, _, request in arrivals:
                 if isinstance(request, ClaimDue):
                     self.waiters.claimed(caller, request.type)
-        return departures + self._follow(now_ms)
+        departures += self._follow(now_ms)
+        if Backup in kinds:
+            departures += self._go_on()
+        return departures
 
     def wake(self) -> list[Departure]:
         """Do what has become due without anyone asking."""
@@ -88,6 +97,8 @@ class Service:
         self.engine.touched = set() if self.waiters else None
         self._step([], now_ms)
         departures = self._follow(now_ms)
+        if self.staging.is_holding:
+            departures += self._go_on()
         if self.engine.upkeep.is_needed:
             self._pace.run(self.engine.upkeep.step)
         return departures
@@ -101,6 +112,7 @@ class Service:
             self.engine.next_sweep_ms(),
             self._sync_at_ms,
             self.clock.now_ms() + self._pace.wait_ms if self.engine.upkeep.is_needed else None,
+            self.clock.now_ms() + self.staging.wait_ms() if self.staging.is_holding else None,
         )
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
@@ -109,6 +121,7 @@ class Service:
         if self.waiters:
             self.waiters.forget(caller)
         self.fanouts.forget(caller)
+        self.staging.forget(caller)
         if self._collect is not None and self._collect.caller is caller:
             self._collect = None
 
@@ -124,7 +137,8 @@ class Service:
             _tell(waiter.caller, waiter.number, refused or Data(True))
             for waiter in self.waiters.clear()
         ]
-        departures += [_tell(kept.caller, kept.number, fanouts) for kept in self.fanouts.clear()]
+        kept_back = [*self.fanouts.clear(), *self.staging.clear()]
+        departures += [_tell(kept.caller, kept.number, fanouts) for kept in kept_back]
         parked, self._collect = self._collect, None
         if parked is not None:
             departures.append(_tell(parked.caller, parked.number, refused or _NOTHING))
@@ -137,6 +151,11 @@ class Service:
     def abandon(self) -> None:
         """Let go of the files as they are, after a failure."""
         self.engine.abandon()
+
+    def _go_on(self) -> list[Departure]:
+        """Serve what a backup held back, if that is over."""
+        held = self.staging.take()
+        return self._serve(held) if held else []
 
     # ---- the engine's work ----
 
@@ -201,6 +220,8 @@ class Service:
             return [*ended, _tell(caller, number, Data(True))]
         if isinstance(request, Collect):
             return self._park(arrival, now_ms)
+        if isinstance(request, Backup):
+            return [_tell(caller, number, self.staging.answer(request, self.engine.seal))]
         waiter = Waiter(caller, number, request, request.until_ms)
         if self.waiters.is_full:
             refused = reject(

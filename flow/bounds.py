@@ -40,6 +40,8 @@ Lease = Annotated[int, Meta(ge=1)]
 Until = Annotated[int, Meta(ge=0, le=2 * limits.INTEGER_MAX)]
 """An instant plus a duration."""
 RequestNumber = Annotated[int, Meta(ge=0)]
+BackupName = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+"""Becomes a part of a folder's name, so nothing else may be in it."""
 Count = Annotated[int, Meta(ge=0, le=limits.COUNT_MAX)]
 """What a shard counts by itself: values, orders, posts."""
 Ordinal = Annotated[int, Meta(ge=1, le=limits.COUNT_MAX)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from .events import Entry
+from .events import Entry, Outline
 from .record import FlowRecord, Record
 
 encoder = msgspec.msgpack.Encoder()
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
+decode_outline = msgspec.msgpack.Decoder(Outline).decode
 decode_record = msgspec.msgpack.Decoder(Record).decode
 
 

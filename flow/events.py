@@ -20,6 +20,19 @@ class ValueStored(Struct, array_like=True, frozen=True, tag_field="op", tag=2, g
     data: bytes
 
 
+class RecordKey(Struct, array_like=True, frozen=True, tag_field="op", tag=1, gc=False):
+    """Whose record an entry is: what a merge reads of it."""
+
+    id: str
+    partition_key: str | None
+
+
+class ValueKey(Struct, array_like=True, frozen=True, tag_field="op", tag=2, gc=False):
+    """Which value an entry is, without its bytes."""
+
+    number: int
+
+
 class PolicyStored(Struct, array_like=True, frozen=True, tag_field="op", tag=3, gc=False):
     """A type's whole policy after a change."""
 
@@ -92,3 +105,15 @@ Entry = (
     | Received
     | Delivered
 )
+Outline = (
+    RecordKey
+    | ValueKey
+    | PolicyStored
+    | Dropped
+    | Prepared
+    | Unprepared
+    | Posted
+    | Received
+    | Delivered
+)
+"""An entry, of which only as much is read as tells who names it."""

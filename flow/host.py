@@ -13,7 +13,7 @@ from typing import Protocol
 
 _JUMP_MS = 1_000
 COLD_FOLDER = "cold"
-"""The directory in a shard's own that holds its cold flows."""
+"""A directory in a shard's own."""
 
 
 class Clock(Protocol):
@@ -243,6 +243,11 @@ class DiskFiles:
         self._path = path
         self._lock_fd = -1
 
+    @property
+    def folder(self) -> Path:
+        """The directory."""
+        return self._path
+
     def names(self) -> list[str]:
         """Return the names of the files, sorted."""
         return sorted(entry.name for entry in os.scandir(self._path) if entry.is_file())
@@ -291,10 +296,6 @@ class DiskFiles:
         """Return the full path."""
         return str(self._path / name)
 
-    def folder(self, name: str) -> DiskFolder:
-        """Return a directory in this one, which need not be there yet."""
-        return DiskFolder(self._path / name)
-
 
 class DiskFolder:
     """A directory on the local disk for what can be made anew."""
@@ -340,6 +341,11 @@ class DiskFolder:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         (self._path / name).unlink(missing_ok=True)
+
+
+def cold_folder(files: DiskFiles) -> DiskFolder:
+    """Return where the cold flows of a shard are."""
+    return DiskFolder(files.folder / COLD_FOLDER)
 
 
 def boot_id() -> bytes:

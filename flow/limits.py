@@ -25,7 +25,7 @@ BACKOFF_MS_MAX: Final = 30 * 24 * 3_600_000
 JITTER_PCT_MAX: Final = 100
 RATIO_PCT_MAX: Final = 100
 FILTER_NAMES_MAX: Final = 1_000
-"""States, or partitions, that one claim or listing may name."""
+"""States, partitions or values that one claim, listing or read may name."""
 ATTRIBUTES_MAX: Final = 64
 ATTRIBUTE_BYTES_MAX: Final = 1 * KIB
 """One attribute value that is a string, in bytes of UTF-8."""
@@ -76,10 +76,16 @@ OPEN_SEGMENTS_MAX: Final = 64
 FRAME_BYTES_MAX: Final = 1_024 * MIB
 FRAME_BYTES_SOFT_MAX: Final = 64 * MIB
 """A batch that has grown past this goes on in a further frame, under the same sync."""
+BACKUP_HOLD_SECONDS: Final = 1.0
+"""How long a backup may hold back what crosses shards; normally it is milliseconds."""
+BACKUP_TRIES_MAX: Final = 3
 MERGE_DEAD_RATIO: Final = 0.5
 """A file of which so much is dead is merged; so a log is at most about twice what it holds."""
 MERGE_FILES_MIN: Final = 8
 """Neighbours that fit into one segment are merged once there are so many."""
+SEAL_BYTES_MIN: Final = 8 * MIB
+"""A segment of this size is sealed early if half of it is dead: so a store that is nearly empty
+keeps little more than this."""
 MERGE_FRAME_BYTES: Final = 256 * KIB
 """A merge writes frames of about this size."""
 MERGE_SYNC_BYTES: Final = MIB

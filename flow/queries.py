@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from .bounds import (
     Attributes,
+    BackupName,
     ClaimLimit,
     HistoryCount,
     ListCount,
@@ -171,6 +172,19 @@ class Stats(Struct, array_like=True, frozen=True, tag_field="op", tag=113, gc=Fa
     now_ms: Natural | None = None
 
 
+class Backup(Struct, array_like=True, frozen=True, tag_field="op", tag=115, gc=False):
+    """One step of a backup; repeating it does no harm.
+
+    hold: what crosses shards waits from now on, for a second at most. link: close what is written
+    and link all files; answered with their names, None if the hold is over. release: go on;
+    answered with whether all was held until now. discard: remove the links.
+    """
+
+    step: Literal["hold", "link", "release", "discard"]
+    name: BackupName
+    now_ms: Natural | None = None
+
+
 AnyQuery = (
     Get
     | History
@@ -185,6 +199,7 @@ AnyQuery = (
     | Unwatch
     | Tick
     | Stats
+    | Backup
 )
 
 

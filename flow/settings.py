@@ -20,3 +20,5 @@ class Settings(Struct, frozen=True):
     """Ended flows that stay in memory."""
     max_rss_bytes: int | None = None
     """The memory of the process from which on creations are refused; None = no limit."""
+    upkeep: bool = True
+    """Whether merges run; without them the log only grows."""

@@ -101,15 +101,24 @@ def check_partitions(partition_key: Any, partition_keys: Any) -> list[str] | Non
     return _names(partition_keys, "partition_keys")
 
 
-def _names(value: Any, argument: str) -> list[str]:
+def check_wanted(value: Any, argument: str = "values") -> bool | list[str]:
+    """Return which named values an answer is to bring along: all, none, or those listed."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return [check_name(value, argument)]
+    return _names(value, argument, least=0)
+
+
+def _names(value: Any, argument: str, least: int = 1) -> list[str]:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise InvalidArgument(
             f"{argument} is a name or a list of names; got {value!r}", argument=argument
         )
     names = list(dict.fromkeys(check_name(name, argument) for name in value))
-    if not 1 <= len(names) <= limits.FILTER_NAMES_MAX:
+    if not least <= len(names) <= limits.FILTER_NAMES_MAX:
         raise InvalidArgument(
-            f"{argument} lists 1 to {limits.FILTER_NAMES_MAX} names; got {len(names)}",
+            f"{argument} lists {least} to {limits.FILTER_NAMES_MAX} names; got {len(names)}",
             argument=argument,
         )
     return names

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from msgspec.structs import replace
 
+from ..actors.budget import share_of
 from ..actors.directory import Directory
 from ..actors.leftover import end_leftovers
 from ..actors.notices import HostFacts
@@ -49,24 +49,24 @@ def open_store(
     timeout: float = limits.TIMEOUT_S_DEFAULT,
     codec: Codec | None = None,
     in_process: bool = False,
+    upkeep: bool = True,
 ) -> Store:
     """Open the store in a directory, making it where nothing is.
 
-    `role`: with "auto" the first process to open a directory hosts its shards, and others attach
-    to them; "host" raises instead of attaching, "attach" instead of hosting. When the host ends,
-    one of the attached processes hosts the store, whatever it was opened with.
+    `role`: with "auto" the first process hosts the shards, and others attach to them; "host" and
+    "attach" raise instead of the other. When the host ends, one of those attached hosts the store.
     `shards`: how many OS processes; default min(cores, 8); fixed when the directory is created.
     `durability`: "sync" answers once the bytes have passed fdatasync; "relaxed" answers after the
     write and syncs within 50 ms, so that a power loss (not a crash) can take that window.
     `clock`: None = wall clock; a `shardflow.testing.ManualClock` = time moves by its `advance`.
     `retention_ms`, `failed_retention_ms`: how long ended flows are kept: 7 and 30 days.
     `max_value_bytes`: the most that one payload, result, error or named value may take, packed.
-    `max_rss_bytes`: memory of all shard processes together from which on creations are refused;
-    default 60 % of the machine's.
-    `timeout`: seconds that a command waits for its answer.
-    `codec`: encodes values that are not plain data. Never pickle.
-    `in_process=True`: the shards run inside this process alone, and nobody can attach.
-    Retentions and durability are the host's: "sync" may not be asked for where it is "relaxed".
+    `max_rss_bytes`: memory of all shard processes together; one that holds more than its equal
+    share refuses creations, with `Overloaded`. Default 60 % of the machine's, or of its cgroup's.
+    `timeout`: seconds that a command waits. `codec`: encodes values that are not plain data.
+    `in_process=True`: the shards run inside this process alone, without `max_rss_bytes`.
+    `upkeep=False`: the host does not merge the log; for measurements.
+    Retentions, memory and durability are the host's; "sync" may not be asked of a "relaxed" one.
 
     Raises:
         InvalidArgument: an option is not allowed.
@@ -78,9 +78,9 @@ def open_store(
         CorruptLog: the only shard's log is damaged; with several, the others go on.
     """
     where = Path(path).absolute()
-    settings = settings_of(retention_ms, failed_retention_ms)
+    settings = replace(settings_of(retention_ms, failed_retention_ms), upkeep=upkeep)
     manual = check_clock(clock)
-    check_choices(durability, role, in_process)
+    check_choices(durability, role, in_process, upkeep)
     timeout_s = check_timeout(timeout)
     check_int(max_value_bytes, "max_value_bytes", 1, limits.VALUE_BYTES_CEILING)
     if shards is not None:
@@ -95,8 +95,8 @@ def open_store(
         release = _register(directory)
         try:
             if found is None:
-                settings = _with_share(settings, max_rss_bytes, directory.shards)
-                facts = HostFacts(os.getpid(), settings, sync, manual, in_process)
+                share = replace(settings, max_rss_bytes=share_of(max_rss_bytes, directory.shards))
+                facts = HostFacts(os.getpid(), share, sync, manual, in_process)
                 port = _host(directory, facts, actual)
             else:
                 found.check(where, sync=sync, manual=manual)
@@ -105,13 +105,6 @@ def open_store(
             release()
             raise
     return make_store(port, clock, codec, max_value_bytes, timeout_s, str(where), release)
-
-
-def _with_share(settings: Settings, max_rss_bytes: int | None, shards: int) -> Settings:
-    """Give each shard its share of the memory."""
-    if max_rss_bytes is None:
-        max_rss_bytes = int(psutil.virtual_memory().total * limits.RSS_SHARE_DEFAULT)
-    return replace(settings, max_rss_bytes=max(1, max_rss_bytes // shards))
 
 
 def _host(directory: Directory, facts: HostFacts, clock: Clock) -> LocalPort | ProcessPort:
@@ -235,9 +228,12 @@ def check_clock(clock: Clock | None) -> bool:
     return True
 
 
-def check_choices(durability: str, role: str, in_process: object = False) -> None:
+def check_choices(
+    durability: str, role: str, in_process: object = False, upkeep: object = True
+) -> None:
     """Refuse words that are no choice, or not together."""
     check_bool(in_process, "in_process")
+    check_bool(upkeep, "upkeep")
     if durability not in ("sync", "relaxed"):
         raise InvalidArgument(
             f'durability is "sync" or "relaxed"; got {durability!r}', argument="durability"

@@ -7,13 +7,15 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from functools import update_wrapper
+from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import pykka
 
+from ..actors.backup import BackupDone, back_up
 from ..actors.future import ReplyFuture
-from ..flow.errors import OutcomeUnknown, ShardUnavailable, StoreClosed
-from ..flow.queries import Stats, is_query
+from ..flow.errors import OutcomeUnknown, ShardUnavailable, StoreClosed, StoreConfigError
+from ..flow.queries import Backup, Stats, is_query
 from .codecs import Codec
 from .requests.ask import Ask, read_data
 from .requests.claiming import Claiming
@@ -281,6 +283,29 @@ class Store:
     def stats(self, *, check: bool = False) -> list[dict[str, Any]]:
         """Return each shard's counters; `check` also lists broken invariants (slow)."""
         told: list[dict[str, Any]] = self._wait(Ask(Stats(check), read_data))
+        return told
+
+    def backup(self, path: str | os.PathLike[str]) -> BackupDone:
+        """Copy the store, while it serves, into a new directory that `open` can open.
+
+        Every shard's part shows the same moment, and is whole: all files are checked before the
+        directory is there. On the same file system files are linked, not copied: at once, and
+        without space of their own, but also with the same bytes of the disk. Fan-outs over several
+        shards wait for some milliseconds meanwhile.
+
+        Raises:
+            StoreConfigError: the directory is there already or cannot be used; the store is in
+                memory.
+            Overloaded: the shards could not be held at one moment: try again.
+            CorruptLog: the store's own files are damaged.
+        """
+        if self.path is None:
+            raise StoreConfigError("a store in memory has no files to copy; open one on disk")
+        target = Path(path).absolute()
+        return back_up(Path(self.path), target, self.shards, self._backup_step)
+
+    def _backup_step(self, step: Backup) -> list[Any]:
+        told: list[Any] = self._wait(Ask(step, read_data))
         return told
 
     def close(self, timeout: float | None = None) -> None:

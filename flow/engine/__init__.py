@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..log.recover import begin
+from .copy import adopt
 from .engine import Answer, Engine, Request
 
-__all__ = ["Answer", "Engine", "Request", "begin"]
+__all__ = ["Answer", "Engine", "Request", "adopt", "begin"]

@@ -264,6 +264,10 @@ class Engine:
         """Return when `collect` has an outcome to ask for next."""
         return self.state.families.next_ask_ms()
 
+    def seal(self) -> list[str]:
+        """Close the segment that is written; return the names of all files that change no more."""
+        return self.log.seal()
+
     def close(self) -> None:
         """Sync and close the log, and give the directory back."""
         self.upkeep.close()
@@ -291,6 +295,7 @@ class Engine:
             "syncs": self.log.syncs,
             "epoch": self.log.epoch,
             "cut_bytes": self.cut_bytes,
+            **self.upkeep.statistics(),
         }
         if check:
             told["problems"] = check_invariants(self.state, self.entry)

@@ -12,14 +12,14 @@ from ..events import (
     Posted,
     Prepared,
     Received,
+    RecordKey,
     Unprepared,
-    ValueStored,
+    ValueKey,
 )
 from ..index.table import Slot
 from ..log.position import Position, pack
 from ..log.values import Values
 from ..machine.state import ShardState
-from ..record import Record
 
 
 class Liveness:
@@ -34,19 +34,22 @@ class Liveness:
         """Return who names an entry: a flow's slot, a value's number, minus the row of a cold flow;
         or whether anyone does.
 
-        Tombstones (`Dropped`, `Unprepared`) are not asked for here: whether they are needed
-        depends on the files before them.
+        `entry`: its outline. Tombstones (`Dropped`, `Unprepared`) are not asked for here: whether
+        they are needed depends on the files before them.
         """
-        if isinstance(entry, Record):
-            slot = self._state.table.get(entry.partition_key, entry.id)
-            if slot is None:
-                return self._row_of(entry, position)
-            return slot if _names(slot.trail, position) else False
-        if isinstance(entry, ValueStored):
-            return entry.number if self._values.place(entry.number) == position else False
+        kind = entry.__class__
+        if kind is RecordKey:
+            for slot in self._state.table.peek(entry.id):
+                # No two entries lie in one place: who has the position has the record.
+                if trail_index(slot.trail, position) >= 0:
+                    return slot
+            return self._row_of(entry, position)
+        if kind is ValueKey:
+            number: int = entry.number
+            return number if self._values.place(number) == position else False
         return self._is_current(entry)
 
-    def _row_of(self, record: Record, position: Position) -> int | bool:
+    def _row_of(self, record: RecordKey, position: Position) -> int | bool:
         if self._cold is None:
             return False
         row = self._cold.owner(record.partition_key, record.id, pack(*position))
@@ -66,14 +69,9 @@ class Liveness:
         assert isinstance(fact, Delivered), f"{type(fact).__name__} is nobody's"
         return families.outbox.cleared(fact.dest) == fact.number
 
-    @staticmethod
-    def is_tombstone(entry: Any) -> bool:
-        """Whether an entry says that earlier ones are dead."""
-        return isinstance(entry, Dropped | Unprepared)
 
-
-def _names(trail: bytes, position: Position) -> bool:
-    return trail_index(trail, position) >= 0
+TOMBSTONES = frozenset((Dropped, Unprepared))
+"""Entries that say that earlier ones are dead."""
 
 
 def trail_index(trail: bytes, position: Position) -> int:

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
 
-from ..codec import decode_entry
+from ..codec import decode_outline
 from ..cold.store import Cold
 from ..events import Dropped
 from ..index.table import Slot
@@ -27,7 +27,7 @@ from ..log.position import Position
 from ..log.recover import Span
 from ..log.values import Values
 from ..machine.state import ShardState
-from .liveness import Liveness
+from .liveness import TOMBSTONES, Liveness
 from .moving import Mover
 
 
@@ -121,8 +121,8 @@ class Merge:
             yield True
 
     def _take(self, data: bytes, position: Position, lsn: int) -> None:
-        entry = decode_entry(data)
-        if self._live.is_tombstone(entry):
+        entry = decode_outline(data)
+        if entry.__class__ in TOMBSTONES:
             if self._is_needed(entry.first if isinstance(entry, Dropped) else 0, lsn):
                 self._append(data)
             return
@@ -166,6 +166,9 @@ class Merge:
     def _finish(self) -> None:
         """Give the file its end: it is on disk, whole, before it has one."""
         self._handle.sync()
+        # What was left out is dead because of what came later, which under relaxed durability need
+        # not be on disk yet.
+        self._log.sync()
         self._append(END.pack(self._frames))
         self._flush()
         self._handle.sync()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ..cold.store import Cold
-from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEGMENT_BYTES
+from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEAL_BYTES_MIN, SEGMENT_BYTES
 from ..log.log import Log
 from ..log.recover import Span
 from ..log.values import Values
@@ -34,9 +34,19 @@ class Upkeep:
     @property
     def is_needed(self) -> bool:
         """Whether there may be something to do."""
-        if self._merge is not None or self._is_projecting:
-            return True
-        return bool(self._log.spans) and self._looked_at != self._seen
+        return self._merge is not None or self._is_projecting or self._may_merge
+
+    @property
+    def _may_merge(self) -> bool:
+        if not self._state.settings.upkeep:
+            return False
+        return (bool(self._log.spans) or self._may_seal) and self._looked_at != self._seen
+
+    @property
+    def _may_seal(self) -> bool:
+        """Whether the segment that is being written is half dead already."""
+        segment, size = self._log.position
+        return size >= SEAL_BYTES_MIN and self._values.dead.of(segment) >= size * MERGE_DEAD_RATIO
 
     @property
     def _is_projecting(self) -> bool:
@@ -61,6 +71,10 @@ class Upkeep:
     def _merge_on(self) -> bool:
         """Do a slice of a merge; return whether there was anything to merge."""
         if self._merge is None:
+            if not self._may_merge:
+                return False
+            if self._may_seal:
+                self._log.rotate()
             sources = self._choose()
             if not sources:
                 return False
@@ -77,6 +91,17 @@ class Upkeep:
         if self._merge is not None:
             self._merge.abandon()
             self._merge = None
+
+    def statistics(self) -> dict[str, int]:
+        """Return what the log takes, and what was done about it."""
+        spans = self._log.spans.values()
+        return {
+            "files": len(spans) + 1,
+            "log_bytes": sum(span.size for span in spans) + self._log.position[1],
+            "dead_bytes": sum(self._values.dead.of(span.part.number) for span in spans),
+            "merges": self.merges,
+            "merged_bytes": self.bytes_copied,
+        }
 
     def dead_ratio(self, span: Span) -> float:
         """Return how much of a file nobody needs any more, 0 to 1."""

@@ -40,8 +40,11 @@ class Writer:
         `packs`: the slots keep their records packed as well.
         """
         for drop in turn.drops:
-            self._entry(drop)
+            _, length = self._entry(drop)
             self._values.drop(drop.values)
+            # Most are not needed once a merge has looked; those that are, it keeps and counts no
+            # more.
+            self._values.dead.add_bytes(self._segment, length)
         if turn.values:
             self._add_values(turn)
         start = len(self.frame)

@@ -79,14 +79,18 @@ class FlowTable:
 
     def of_id(self, flow_id: str) -> list[Slot]:
         """Return the slots of every partition that has this id."""
-        entry = self._by_id.get(flow_id)
-        if entry is None:
-            return []
-        slots = list(entry.values()) if isinstance(entry, dict) else [entry]
+        slots = self.peek(flow_id)
         for slot in slots:
             if isinstance(slot.held, bytes):
                 self._unpack(slot)
         return slots
+
+    def peek(self, flow_id: str) -> list[Slot]:
+        """Return the slots that have this id as they are held, be it packed."""
+        entry = self._by_id.get(flow_id)
+        if entry is None:
+            return []
+        return list(entry.values()) if isinstance(entry, dict) else [entry]
 
     def add(self, slot: Slot) -> None:
         """Add a slot that holds a record and is not in the table yet."""

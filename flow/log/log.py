@@ -65,7 +65,7 @@ class Log:
         An entry that starts at `n` in the buffer will lie at `position` offset + n.
         """
         if self._offset >= SEGMENT_BYTES:
-            self._rotate()
+            self.rotate()
         return bytearray(_ROOM)
 
     def append(self, frame: bytearray, lengths: list[int], *, sync: bool) -> None:
@@ -156,7 +156,7 @@ class Log:
             handle = self._handles[segment] = self._files.open(self._name(segment))
         return handle
 
-    def _rotate(self) -> None:
+    def rotate(self) -> None:
         """Seal the current segment and start the next. Everything sealed is on disk."""
         self.sync()
         self._broken = True
@@ -174,6 +174,13 @@ class Log:
         )
         self._start_segment(self.take_number())
         self._broken = False
+
+    def seal(self) -> list[str]:
+        """Begin a new segment; return the names of all others: together they are the log."""
+        self.rotate()
+        # With a frame in the new one, recovery never goes on writing in one that was named here.
+        self.append(self.begin(), [], sync=True)
+        return [span.part.name for span in self.spans.values()]
 
     def take_number(self) -> int:
         """Return a number that no file has had."""

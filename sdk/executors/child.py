@@ -10,12 +10,14 @@ import contextlib
 import importlib
 import os
 import queue
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -42,28 +44,30 @@ EXIT_UNREADY: Final = 64
 
 
 def main() -> None:
-    """Serve until the channel ends. `sys.argv[-1]` is its descriptor."""
-    fd = int(sys.argv[-1])
+    """Serve until the channel or the worker ends: `sys.argv` ends with its pid and descriptor."""
+    worker_pid, fd = map(int, sys.argv[-2:])
     os.set_inheritable(fd, False)
     # Signals for everybody concern the worker, which decides. Not ignored: that would be passed on
     # to the programs that a handler starts.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_it)
     with contextlib.closing(socket.socket(fileno=fd)) as channel:
-        Child(channel).serve()
+        Child(channel, worker_pid).serve()
 
 
 class Child:
     """One handler process from the inside."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, worker_pid: int) -> None:
         self._channel = channel
+        self._worker_pid = worker_pid
         self._stream = Stream()
         self._inbox: queue.SimpleQueue[Work | Start | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._jobs: dict[int, Job] = {}
         self._cancelled: set[int] = set()
         self._is_busy = False
+        self._is_over = False
         self._sources: list[tuple[Source, Any]] = []
         """With the codec of each."""
 
@@ -80,7 +84,7 @@ class Child:
             self._send(frame_of(Unready(traceback.format_exc())))
             sys.exit(EXIT_UNREADY)
         self._send(frame_of(Ready()))
-        while (work := self._inbox.get()) is not None:
+        while (work := self._inbox.get()) is not None and not self._is_over:
             assert isinstance(work, Work)
             self._work(work)
 
@@ -124,22 +128,36 @@ class Child:
 
     def _read(self) -> None:
         """In a thread: a handler may be running while a job is given up, or the worker dies."""
-        while True:
-            try:
-                data = self._channel.recv(READ_BYTES)
-            except OSError:
-                data = b""
-            if not data:
-                break
+        for data in self._arrivals():
             for body in self._stream.feed(data):
                 message = read_by_child(body)
                 if isinstance(message, Cancel):
                     self._cancel(message.number)
                 else:
                     self._inbox.put(message)
+        self._is_over = True
         if self._is_busy:
             os._exit(0)
         self._inbox.put(None)
+
+    def _arrivals(self) -> Iterator[bytes]:
+        """Yield what arrives, until the channel or the worker ends.
+
+        The channel outlives the worker if that has forked a child, which then has a copy of it.
+        """
+        death = _death_of_worker(self._worker_pid)
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        if death is not None:
+            poll.register(death, select.POLLIN)
+        while all(fd != death for fd, _ in poll.poll()):
+            try:
+                data = self._channel.recv(READ_BYTES)
+            except OSError:
+                return
+            if not data:
+                return
+            yield data
 
     def _cancel(self, number: int) -> None:
         with self._lock:
@@ -148,6 +166,18 @@ class Child:
                 self._cancelled.add(number)
             else:
                 job._cancellation.is_set = True
+
+
+def _death_of_worker(pid: int) -> int | None:
+    """Return what can be read once the worker has ended; None where there is no such thing."""
+    open_pidfd: Any = getattr(os, "pidfd_open", None)
+    fd: int | None = None
+    if open_pidfd is not None:
+        with contextlib.suppress(OSError):
+            fd = open_pidfd(pid)
+    if os.getppid() != pid:
+        os._exit(0)  # It has died already, and the number may be another process's.
+    return fd
 
 
 def _leave_it(number: int, frame: FrameType | None) -> None:

@@ -45,7 +45,10 @@ class Seat:
         try:
             paths = [os.path.abspath(entry or os.curdir) for entry in sys.path]  # noqa: PTH100
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, json.dumps(paths), str(other.fileno())],
+                [
+                    *(sys.executable, "-P", "-c", _BOOT, json.dumps(paths)),
+                    *(str(os.getpid()), str(other.fileno())),
+                ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(other.fileno(),),
                 start_new_session=True,
@@ -85,7 +88,10 @@ class Seat:
         self.process.kill()
 
     def hang_up(self) -> None:
-        """Close the channel: the process ends if it is idle, and at once if it is not."""
+        """End the channel: the process ends if it is idle, and at once if it is not."""
+        # A close alone would not be noticed while a child that we have forked has a copy.
+        with contextlib.suppress(OSError):
+            self.channel.shutdown(socket.SHUT_RDWR)
         self.channel.close()
 
     def bury(self, timeout_s: float) -> int:

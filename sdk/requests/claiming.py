@@ -17,7 +17,14 @@ from ...flow.limits import (
     RECLAIM_RATIO_DEFAULT,
 )
 from ...flow.record import RUNNING, FlowRecord
-from ..checks import check_bool, check_int, check_name, check_partitions, check_states
+from ..checks import (
+    check_bool,
+    check_int,
+    check_name,
+    check_partitions,
+    check_states,
+    check_wanted,
+)
 from ..times import duration_ms
 from .ask import Ask, Requests, now_of
 from .creating import Duration, Instant, check_lease
@@ -122,11 +129,7 @@ def hydration_of(
 ) -> Hydration:
     """Return which values an answer is to bring along."""
     wants = check_bool(payload, "payload")
-    names = values
-    if isinstance(values, str):
-        names = [check_name(values, "values")]
-    elif not isinstance(values, bool):
-        names = [check_name(name, "values") for name in values]
+    names = check_wanted(values)
     max_bytes = check_int(payload_max_bytes, "payload_max_bytes", 0, INTEGER_MAX)
     return Hydration(wants, wants and outcome, max_bytes, names)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import shardflow as sf
+from shardflow.flow.limits import FILTER_NAMES_MAX
 from support import calls
 from support.contract import Flows, Name
 
@@ -242,3 +243,32 @@ def test_the_longest_lease_is_a_lease(flows: Flows) -> None:
     job = flows.leased(lease_ms=2**53 - 1)
     assert flows.claim(limit=10) == []
     assert flows.complete(flows.extend(job, lease_ms=2**53 - 1)).state == "completed"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [1, None, {"a": 1}, b"a", [""], ["a", 7], [f"v{n}" for n in range(FILTER_NAMES_MAX + 1)]],
+    ids=["int", "none", "dict", "bytes", "empty name", "no name", "too many"],
+)
+@pytest.mark.parametrize("command", ["flow_get", "flow_claim_due", "flow_reclaim"])
+def test_values_to_bring_along_are_named_or_refused(
+    flows: Flows, name: Name, command: str, wrong: Any
+) -> None:
+    target = [name("a")] if command == "flow_get" else [flows.type]
+    options = {} if command == "flow_get" else {"worker": "w"}
+    with pytest.raises(sf.InvalidArgument, match="values") as caught:
+        getattr(flows.store, command)(*target, values=wrong, **options)
+    assert caught.value.argument == "values"
+
+
+def test_as_many_values_as_may_be_named_can_be(flows: Flows) -> None:
+    flow = flows.create(values={"a": 1, "b": 2})
+    names = [f"v{number}" for number in range(FILTER_NAMES_MAX - 1)]
+    for wanted, found in (
+        (["a", *names], {"a": 1}),
+        ([], {}),
+        ("b", {"b": 2}),
+        (("a", "a"), {"a": 1}),
+    ):
+        record = flows.store.flow_get(flow.id, partition_key=flow.partition_key, values=wanted)
+        assert record is not None and dict(record.values) == found

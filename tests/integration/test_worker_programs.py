@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import itertools
 import os
 import signal
-import socket
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from shardflow.actors.address import bind_address
-from shardflow.actors.future import ReplyFuture
-from shardflow.actors.wire import (
-    HELLO,
-    PROTOCOL,
-    FrameReader,
-    Hello,
-    pack_body,
-    pack_frame,
-    pack_request,
-)
-from shardflow.sdk.store import Store
+import shardflow as sf
 from support.processes import eventually, is_running, paused, running
 
 ENVIRONMENT = {
@@ -40,7 +23,7 @@ import sys
 import shardflow as sf
 from support import handlers
 
-with sf.open(sys.argv[1], shards=1) as store:
+with sf.open(sys.argv[1], shards=1, role=sys.argv[4] if sys.argv[4:] else "auto") as store:
     flow = handlers.BriefFlow.using(store)
     flow.create(id="f1", payload={"folder": sys.argv[2]})
     worker = sf.Worker(
@@ -76,71 +59,30 @@ def test_a_late_commit_of_a_stopped_worker_is_refused_and_counted(
 ) -> None:
     script, data = tmp_path / "program.py", tmp_path / "data"
     script.write_text(PROGRAM)
-    arguments = (script, data, tmp_path, executor)
-    with running(*arguments, stderr=tmp_path / "err", env=ENVIRONMENT) as program:
+    arguments = (script, data, tmp_path, executor, "attach")
+    with (
+        sf.open(data, shards=1, role="host") as store,
+        running(*arguments, stderr=tmp_path / "err", env=ENVIRONMENT) as program,
+    ):
         eventually((tmp_path / "f1.1.begun").exists, "it works")
-        with reached(data) as store:
-            with paused(program.pid):
-                (record,) = eventually(
-                    lambda: store.flow_claim_due("brief", worker="w2"), "its lease runs out"
-                )
-                assert record.fencing_token == 2
-                (tmp_path / "go").touch()
-            eventually((tmp_path / "f1.1.returned").exists, "the handler returns, too late")
-            store.flow_complete("f1", record.lease_token, fencing_token=2)
-            assert [e.name for e in store.flow_history("f1")].count("completed") == 1
+        with paused(program.pid):
+            (record,) = eventually(
+                lambda: store.flow_claim_due("brief", worker="w2", lease_ms=60_000),
+                "its lease runs out",
+            )
+            assert record.fencing_token == 2
+            (tmp_path / "go").touch()
+        eventually((tmp_path / "f1.1.returned").exists, "the handler returns, too late")
         program.process.send_signal(signal.SIGTERM)
         stats = ast.literal_eval(program.wait_for_line("stats "))
         assert program.wait() == 0, program.stderr
+        # It had every chance to spoil what the other holder does, and has not.
+        assert [event.name for event in store.flow_history("f1")].count("completed") == 0
+        store.flow_complete("f1", record.lease_token, fencing_token=2, result="the other's")
+        done = store.flow_get("f1", payload=True)
+        assert done is not None and done.result == "the other's"
+        assert [event.name for event in store.flow_history("f1")].count("completed") == 1
     assert (stats["stale"], stats["ok"], stats["claimed"]) == (1, 0, 1)
-
-
-class ReachedPort:
-    """Another process's only shard, over its socket, one request after the other."""
-
-    shards = 1
-
-    def __init__(self, path: Path) -> None:
-        token = (path / "run" / "token").read_text()
-        (socket_path,) = (path / "run").glob("shard-*.sock")
-        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._frames = FrameReader()
-        self._numbers = itertools.count(1)
-        with bind_address(socket_path) as address:
-            self._channel.connect(address)
-        hello = Hello(PROTOCOL, token, os.getpid())
-        self._asked(HELLO, pack_frame(HELLO, pack_body(hello)))
-
-    def submit(self, request: Any, read: Any, until_ms: int | None = None) -> Any:
-        future: ReplyFuture[Any] = ReplyFuture(read)
-        number = next(self._numbers)
-        future.arrive(self._asked(number, pack_request(number, request)))
-        return future
-
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def close(self, timeout_s: float | None) -> None:
-        self._channel.close()
-
-    def _asked(self, number: int, frame: bytes) -> bytes:
-        self._channel.sendall(frame)
-        while True:
-            data = self._channel.recv(65_536)
-            assert data, "the shard closed the connection"
-            for answered, body in self._frames.feed(data):
-                if answered == number:
-                    return body
-
-
-@contextlib.contextmanager
-def reached(path: Path) -> Iterator[Store]:
-    """Use the store of another process."""
-    port: Any = ReachedPort(path)
-    with Store(
-        port, codec=None, max_value_bytes=1_000, timeout_s=30, on_close=lambda store: None
-    ) as store:
-        yield store
 
 
 def test_a_worker_that_is_killed_takes_its_handler_processes_along(tmp_path: Path) -> None:
@@ -152,6 +94,46 @@ def test_a_worker_that_is_killed_takes_its_handler_processes_along(tmp_path: Pat
         pid = int((tmp_path / "f1.1.begun").read_text())
         program.kill()
         eventually(lambda: not is_running(pid), "it ends with its worker")
+
+
+FORKING = """
+import os, sys, time
+import shardflow as sf
+from support import handlers
+
+with sf.open(sys.argv[1], shards=1) as store:
+    flow = handlers.BriefFlow.using(store)
+    worker = sf.Worker(
+        flow, states="queued", handler=handlers.until_told, concurrency=2, executor="process",
+    ).start()
+    flow.create(id="f1", payload={"folder": sys.argv[2]})
+    while len(worker._executor.pids) < 2 or worker.stats()["claimed"] < 1:
+        time.sleep(0.01)
+    pids = worker._executor.pids
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)  # It is killed by the test, and has copies of all that was open.
+        os._exit(0)
+    print("forked", child, *pids, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_handler_processes_end_with_their_worker_although_its_forked_child_lives_on(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(FORKING)
+    arguments = (script, tmp_path / "data", tmp_path)
+    with running(*arguments, stderr=tmp_path / "err", env=ENVIRONMENT) as program:
+        child, *pids = map(int, program.wait_for_line("forked ").split())
+        try:
+            eventually((tmp_path / "f1.1.begun").exists, "one is busy, the other idle")
+            program.kill()
+            eventually(lambda: not any(map(is_running, pids)), "they end with their worker")
+            assert is_running(child)
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 # ---- where handlers may be defined ----

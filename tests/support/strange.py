@@ -126,6 +126,7 @@ def _of_flows(held: str) -> list[Any]:
         queries.Watch(*wanted, at_ms + 5, at_ms, 7),
         queries.Watch("parent", None, None, None, True, True, at_ms + 5),
         queries.Unwatch(1, at_ms),
+        queries.Backup("hold", "0" * 32, at_ms),
         queries.Tick(at_ms),
         queries.Stats(True, at_ms),
     ]

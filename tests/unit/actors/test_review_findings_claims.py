@@ -101,6 +101,58 @@ def test_a_claim_that_is_given_up_asks_no_further_shard() -> None:
     assert sum(isinstance(asked, ClaimDue) for link in links for asked in link.asked) == 1
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("limit", [EXACT, MANY])
+@pytest.mark.parametrize("until_ms", [None, UNTIL_MS])
+@pytest.mark.parametrize("during", [Probe, ClaimDue])
+def test_a_claim_that_is_given_up_before_it_waits_is_answered_once(
+    during: type, until_ms: int | None, limit: int, shards: int
+) -> None:
+    withdrawn: list[bool] = []
+
+    def found(request: Any) -> Any:
+        if isinstance(request, during) and not withdrawn:
+            withdrawn.append(claim.give_up())
+        return Heads([(0, 1, 1)], [], None) if isinstance(request, Probe) else idle(request)
+
+    links = [ScriptedLink(shard, found) for shard in range(shards)]
+    answers = Answers()
+    claim = Claim(links, a_claim(limit), until_ms, answers)
+    claim.start()
+    if withdrawn == [False] or until_ms is None:
+        assert answers.only == Done([])
+    assert (withdrawn == [False]) == (shards > 1 or during is ClaimDue)
+    assert not withdrawn or not any(
+        isinstance(asked, Watch) for link in links for asked in link.asked
+    )
+
+
+def test_a_claim_that_waits_and_is_given_up_is_not_answered() -> None:
+    links = [ScriptedLink(shard, idle) for shard in range(2)]
+    answers = Answers()
+    claim = Claim(links, a_claim(), UNTIL_MS, answers)
+    claim.start()
+    assert claim.give_up() and answers.all == []
+
+
+def test_shards_that_are_given_up_while_a_claim_waits_are_told_of_once() -> None:
+    waiting: list[Any] = []
+
+    class WaitingLink(ScriptedLink):
+        def submit(self, request: Any, receiver: Any) -> int:
+            if isinstance(request, Watch):
+                waiting.append(receiver)
+            return super().submit(request, receiver)
+
+    links = [WaitingLink(shard, idle) for shard in range(2)]
+    answers = Answers()
+    Claim(links, a_claim(), UNTIL_MS, answers).start()
+    waiting[0].answer(reject("shard_unavailable", "given up"))
+    assert answers.all == []
+    waiting[1].answer(reject("corrupt_log", "given up"))
+    assert answers.only.refused.code == "shard_unavailable"
+
+
 def test_two_claims_that_race_for_one_head_both_get_a_flow() -> None:
     ids = [_id_on(0, "first"), _id_on(1, "b"), _id_on(1, "c"), _id_on(1, "d")]
     with memory_store(shards=2) as store:

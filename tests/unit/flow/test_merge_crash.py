@@ -38,6 +38,7 @@ def _small_segments() -> Iterator[None]:
         patch.setattr(logs, "SEGMENT_BYTES", 600)
         patch.setattr(logs, "SEGMENT_GROW_BYTES", 1_000)
         patch.setattr(upkeep, "SEGMENT_BYTES", 4_000)
+        patch.setattr(upkeep, "SEAL_BYTES_MIN", 300)
         patch.setattr(upkeep, "MERGE_FILES_MIN", 2)
         patch.setattr(upkeep, "MERGE_DEAD_RATIO", 0.2)
         patch.setattr(merge, "MERGE_FRAME_BYTES", 300)

@@ -1,0 +1,129 @@
+"""Copying a store that serves: the caller's part."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from os import link
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..flow.engine import adopt
+from ..flow.errors import FlowError, Overloaded, StoreConfigError
+from ..flow.host import DiskFiles, sync_directory
+from ..flow.limits import BACKUP_TRIES_MAX
+from ..flow.queries import Backup
+from .directory import describe, shard_folder
+from .staging import staged
+
+Send = Callable[[Backup], list[Any]]
+"""Sends one step to every shard; returns their answers in the order of the shards."""
+
+
+class BackupDone(NamedTuple):
+    """What a backup consists of."""
+
+    path: str
+    files: int
+    bytes: int
+    """All of them together. Linked files take no space of their own until the store drops them."""
+
+
+def back_up(source: Path, target: Path, shards: int, send: Send) -> BackupDone:
+    """Copy a store that serves. The copy is there whole, or not at all.
+
+    Raises:
+        StoreConfigError: the target cannot be used.
+        Overloaded: the shards could not be brought to one moment; nothing was copied.
+        CorruptLog: what was copied does not check.
+    """
+    _refuse(source, target)
+    name = uuid.uuid4().hex
+    part = target.with_name(f"{target.name}.part-{name[:8]}")
+    try:
+        part.mkdir(mode=0o700, parents=True)
+        files = _link_all(name, send)
+        size = 0
+        for shard in range(shards):
+            folder = staged(shard_folder(source, shard), name)
+            size += _copy_shard(folder, shard_folder(part, shard), files[shard])
+            adopt(DiskFiles(shard_folder(part, shard)))
+        describe(part, shards)
+        sync_directory(part)
+        part.rename(target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise StoreConfigError(
+            f"{target} cannot hold a backup: {error.strerror or error}; mend that, or use another "
+            "directory",
+            path=str(target),
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        _discard(name, send)
+    return BackupDone(str(target), sum(map(len, files)), size)
+
+
+def _refuse(source: Path, target: Path) -> None:
+    try:
+        is_free = not target.exists() or not any(target.iterdir())
+    except OSError:
+        is_free = False
+    if not is_free:
+        raise StoreConfigError(
+            f"{target} is there already: use a new directory for each backup", path=str(target)
+        )
+    if target.resolve().is_relative_to(source.resolve()):
+        raise StoreConfigError(
+            f"{target} is inside the store itself: use a directory elsewhere", path=str(target)
+        )
+
+
+def _link_all(name: str, send: Send) -> list[list[str]]:
+    """Have every shard link its files, all at one moment; return their names."""
+    for _ in range(BACKUP_TRIES_MAX):
+        try:
+            is_held = all(send(Backup("hold", name)))
+            files: list[Any] = send(Backup("link", name)) if is_held else [None]
+        finally:
+            is_unbroken = all(send(Backup("release", name)))
+        if is_unbroken and None not in files:
+            return files
+    raise Overloaded(
+        "the shards could not be held at one moment, another backup or a very slow disk keeps "
+        "them: try again",
+        reason="backup",
+        retry_after_ms=1_000,
+    )
+
+
+def _copy_shard(folder: Path, target: Path, files: list[str]) -> int:
+    """Link or copy what a shard has linked; return the bytes."""
+    target.mkdir(mode=0o700)
+    size = 0
+    for file in files:
+        size += (folder / file).stat().st_size
+        try:
+            link(folder / file, target / file)
+        except OSError:
+            _copy(folder / file, target / file)
+    sync_directory(target)
+    return size
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy to where no link can lead."""
+    shutil.copyfile(source, target)
+    target.chmod(0o600)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _discard(name: str, send: Send) -> None:
+    try:
+        send(Backup("discard", name))
+    except FlowError:
+        # A shard that is away removes it when it starts.
+        return

@@ -1,0 +1,121 @@
+"""A shard's part in a backup: it stands still for what crosses shards, and links its files.
+
+Segments that are sealed never change, so a second name in another folder is a copy of them. Which
+moment the copies of all shards show has to be the same for everything that one shard promises
+another: fan-outs and notices wait from `hold` until `release`, on every shard, and the links are
+made in between (a consistent cut: Chandy, Lamport, "Distributed Snapshots", 1985; with channels
+that are made empty instead of recorded).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..flow.family import (
+    Abort,
+    AskOutcome,
+    Collect,
+    Commit,
+    Deliver,
+    Prepare,
+    SpawnBegin,
+    SpawnDecide,
+    SpawnEnd,
+)
+from ..flow.limits import BACKUP_HOLD_SECONDS
+from ..flow.queries import Backup
+from ..flow.replies import Data, Reply, reject
+from .messages import Arrival
+
+CROSSING = frozenset(
+    (SpawnBegin, Prepare, SpawnDecide, Commit, Abort, SpawnEnd, AskOutcome, Deliver, Collect)
+)
+"""Requests that another shard's state depends on, or that depend on another shard's."""
+_PREFIX = "backup-"
+
+
+class Staging:
+    """Holds requests back, and keeps linked files until they were copied."""
+
+    def __init__(self, folder: Path | None, now_s: Callable[[], float] = time.monotonic) -> None:
+        """`folder`: the shard's; None where there is none. What was left in it is removed."""
+        self._folder = folder
+        self._now_s = now_s
+        self._holder = ""
+        self._until_s = 0.0
+        self._held: list[Arrival] = []
+        for left in [] if folder is None else folder.glob(f"{_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether requests are held back now."""
+        return bool(self._holder)
+
+    def wait_ms(self) -> int:
+        """Return the time until requests go on by themselves."""
+        return max(0, round((self._until_s - self._now_s()) * 1_000))
+
+    def keep(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        """Hold back what crosses shards; return the rest."""
+        rest: list[Arrival] = []
+        for arrival in arrivals:
+            (self._held if arrival.request.__class__ in CROSSING else rest).append(arrival)
+        return rest
+
+    def forget(self, caller: Any) -> None:
+        """Drop what a caller that has gone was kept waiting with."""
+        self._held = [arrival for arrival in self._held if arrival.caller is not caller]
+
+    def take(self) -> list[Arrival]:
+        """Return what was held back, once that is over."""
+        if self._holder and self._now_s() < self._until_s:
+            return []
+        self._holder = ""
+        held, self._held = self._held, []
+        return held
+
+    def clear(self) -> list[Arrival]:
+        """Return what is held back, whatever the time."""
+        self._holder = ""
+        return self.take()
+
+    def answer(self, request: Backup, seal: Callable[[], list[str]]) -> Reply:
+        """Do one step. `seal`: closes the files that are written, and names all that are closed."""
+        is_holder = self._holder == request.name
+        is_unbroken = is_holder and self._now_s() < self._until_s
+        if request.step == "hold":
+            if self._holder and not is_holder:
+                return Data(False)
+            self._holder = request.name
+            self._until_s = self._now_s() + BACKUP_HOLD_SECONDS
+            return Data(True)
+        if request.step == "release":
+            self._holder = "" if is_holder else self._holder
+            return Data(is_unbroken)
+        if self._folder is None:
+            return reject("invalid_argument", "a store in memory has no files to copy")
+        if request.step == "link":
+            return Data(self._link(self._folder, request.name, seal()) if is_unbroken else None)
+        shutil.rmtree(staged(self._folder, request.name), ignore_errors=True)
+        return Data(True)
+
+    @staticmethod
+    def _link(folder: Path, name: str, files: list[str]) -> list[str]:
+        place = staged(folder, name)
+        place.mkdir(mode=0o700, exist_ok=True)
+        for file in files:
+            with contextlib.suppress(FileExistsError):
+                os.link(folder / file, place / file)
+        return files
+
+
+def staged(folder: Path, name: str) -> Path:
+    """Return where a shard keeps the files of a backup."""
+    return folder / f"{_PREFIX}{name}"
