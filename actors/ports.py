@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
@@ -11,7 +12,7 @@ import pykka
 
 from ..flow.engine import Engine
 from ..flow.errors import ShardUnavailable
-from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemEntropy
+from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemEntropy, cold_folder
 from ..flow.queries import Tick
 from ..flow.settings import Settings
 from .courier import Courier, start_courier
@@ -22,6 +23,8 @@ from .routes import Routes
 from .service import Service
 from .staging import Staging
 from .ticker import TickerActor
+
+logger = logging.getLogger("shardflow.shard")
 
 T = TypeVar("T")
 
@@ -75,10 +78,19 @@ class LocalPort:
             if not files.lock():
                 raise ShardUnavailable(f"shard {shard} is locked by another store", shard=shard)
             try:
-                engine = Engine(files, SystemEntropy(), own, sync=sync, may_begin=may_begin)
+                engine = Engine(
+                    files,
+                    SystemEntropy(),
+                    own,
+                    sync=sync,
+                    may_begin=may_begin,
+                    folder=cold_folder(files) if isinstance(files, DiskFiles) else None,
+                )
             except BaseException:
                 files.unlock()
                 raise
+            if engine.cold_fault is not None:
+                logger.warning("shard %d: %s", shard, engine.cold_fault)
             staging = Staging(files.folder if isinstance(files, DiskFiles) else None)
             return Service(engine, self.clock, relaxed=not sync, staging=staging)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..flow.engine import Engine
 from ..flow.errors import FlowError, ShardUnavailable, advice
-from ..flow.host import Clock, DiskFiles, SetClock, SystemClock, SystemEntropy
+from ..flow.host import Clock, DiskFiles, SetClock, SystemClock, SystemEntropy, cold_folder
 from ..flow.settings import Settings
 from .address import bind_address
 from .leftover import sign_lock, take_lock
@@ -73,7 +73,16 @@ def build(config: dict[str, Any]) -> ShardActor:
         )
     sign_lock(lock)
     settings = Settings(**config["settings"])
-    engine = Engine(files, SystemEntropy(), settings, sync=config["sync"], may_begin=False)
+    engine = Engine(
+        files,
+        SystemEntropy(),
+        settings,
+        sync=config["sync"],
+        may_begin=False,
+        folder=cold_folder(files),
+    )
+    if engine.cold_fault is not None:
+        logger.warning("shard %d: %s", settings.shard, engine.cold_fault)
     clock: Clock = SystemClock()
     if config["clock_ms"] is not None:
         clock = SetClock(config["clock_ms"])
@@ -89,7 +98,7 @@ def build(config: dict[str, Any]) -> ShardActor:
     _report(
         {
             "pid": os.getpid(),
-            "flows": len(engine.state.table),
+            "flows": len(engine.state.table) + engine.state.cold.rows,
             "cut_bytes": engine.cut_bytes,
             "recovery_ms": round((time.monotonic() - started) * 1_000),
         }

@@ -98,6 +98,24 @@ UPKEEP_REST_RATIO: Final = 3
 """...and then rests so many times as long, so that three quarters are its callers'."""
 UPKEEP_IDLE_SECONDS: Final = 1.0
 """How long it rests when there was nothing to do."""
+COLD_FLOWS_MIN: Final = 20_000
+"""Ended flows that a shard keeps in memory; the oldest beyond them become cold."""
+COLD_BATCH_FLOWS: Final = 200
+"""Flows that become cold in one slice, and those let go of that wait for the next transaction."""
+COLD_BATCH_BYTES: Final = MIB
+"""A slice takes no further flow past this size."""
+COLD_COMPACT_FLOWS: Final = 100_000
+"""After so many have become cold, and most have, the table of flows is made smaller."""
+COLD_MAP_BYTES: Final = 64 * MIB
+"""What an environment may hold at first; each time that it is full, twice as much."""
+COLD_REMAP_ROWS: Final = 20_000
+"""After so many new rows the pages that they touched are given back to the system."""
+COLD_ID_BYTES: Final = 64
+"""Of an id, in the key of a listing; flows that are alike in these are sorted when read."""
+COLD_UNCLEAN_ENDS_MAX: Final = 2
+"""Ends of the process in a row, soon after it began, that are put down to the environment."""
+COLD_SERVED_REQUESTS: Final = 10_000
+"""After so many requests the environment has shown that it can be read."""
 RECORD_BYTES_MAX: Final = 384 * KIB
 """No record outgrows this: its names, attributes and references to values are bounded."""
 RECORD_NAMES_MAX: Final = 20
@@ -220,6 +238,7 @@ assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bit
 assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0
 assert SEGMENT_GROW_BYTES <= DISK_RESERVE_BYTES, "the log goes on with what the reserve gives"
 assert DISK_FLOOR_BYTES + DISK_RESERVE_BYTES < FRAME_BYTES_MAX
+assert COLD_ID_BYTES + 64 <= 511, "a key of LMDB has at most 511 bytes"
 assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"
 assert LEFTOVER_SECONDS_MAX < LOCK_SECONDS_MAX
 assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -236,6 +237,24 @@ class FlowRecord(Record, frozen=True, array_like=True, gc=False, tag_field="op",
 def value_ref(number: int | None) -> str | None:
     """Return the public name of a value."""
     return None if number is None else f"v{number:x}"
+
+
+def value_numbers(record: Record) -> Iterator[int]:
+    """Return the numbers of the values that a record names."""
+    for number in (record.payload_number, record.result_number, record.error_number):
+        if number is not None:
+            yield number
+    if record.extras is not None and record.extras.values:
+        for value in record.extras.values.values():
+            yield value.number
+
+
+def numbers_of(record: Record, spent: Sequence[tuple[int, int]] | None) -> list[int]:
+    """Return the numbers of all values that a flow owns, those that only its history names too."""
+    numbers = list(value_numbers(record))
+    if spent:
+        numbers += [number for _, number in spent]
+    return numbers
 
 
 class HistoryEvent(Struct, array_like=True, frozen=True, gc=False):

@@ -16,6 +16,8 @@ class Settings(Struct, frozen=True):
     """How long completed and cancelled flows are kept, unless they or their policy say more."""
     failed_retention_ms: int = limits.FAILED_RETENTION_MS_DEFAULT
     """Likewise for failed ones."""
+    cold_flows_min: int = limits.COLD_FLOWS_MIN
+    """Ended flows that stay in memory."""
     max_rss_bytes: int | None = None
     """The memory of the process from which on creations are refused; None = no limit."""
     upkeep: bool = True

@@ -7,15 +7,19 @@ process, because memory may then be ahead of the disk; recovery starts from the 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from .. import commands, family, queries
+from ..cold.audit import audit
+from ..cold.environment import UUID_BYTES, lmdb_error
+from ..cold.store import Cold
 from ..errors import CorruptLog
 from ..events import FAMILY_FACTS, Delivered, Dropped
-from ..host import Entropy, Files
+from ..host import Entropy, Files, Folder
 from ..index.timequeue import head
 from ..limits import COLLECT_POSTS_MAX, DISK_RETRY_MS, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
@@ -34,7 +38,7 @@ from ..settings import Settings
 from .hydrate import Hydrator
 from .restore import restore
 from .room import fits, no_room
-from .stats import check_invariants
+from .stats import check_invariants, compare
 from .upkeep import Upkeep
 from .writer import Writer
 
@@ -61,10 +65,12 @@ class Engine:
         *,
         sync: bool = True,
         may_begin: bool = True,
+        folder: Folder | None = None,
     ) -> None:
         """Recover from `files`, which nobody else may use.
 
         `may_begin=False`: the log was begun before, so that it must be there.
+        `folder`: where ended flows go that leave memory; None = they stay.
 
         Raises:
             CorruptLog: the log is damaged before its tail, or missing.
@@ -78,14 +84,22 @@ class Engine:
         self.values = Values()
         self.hydrator = Hydrator(self.values, self)
         space = Space(files)
-        recovered = restore(files, self.state, self.values)
-        self.log = Log(files, recovered, space)
+        self.cold_fault: str | None = None
+        """Why ended flows stay in memory although they should not."""
+        self.cold = None if folder is None else self._open_cold(folder)
+        try:
+            recovered = restore(files, self.state, self.values)
+            self.log = Log(files, recovered, space)
+        except BaseException:
+            if self.cold is not None:
+                self.cold.abandon()
+            raise
         self.cut_bytes = recovered.cut_bytes
         self.commands = 0
         self._writer: Writer | None = None
         self._must_sync = False
         """Whether this batch holds what other shards rely on."""
-        self.upkeep = Upkeep(self.log, self.state, self.values)
+        self.upkeep = Upkeep(self.log, self.state, self.values, self.cold)
         self._bury()
         self._delivered: dict[int, int] = {}
         """Acknowledgements that the log does not have yet: they go with the next frame."""
@@ -93,6 +107,20 @@ class Engine:
         """A sweep that found no room for what it writes waits until then."""
         self.touched: set[str] | None = None
         """When set: collects the types of the flows that were written."""
+
+    def _open_cold(self, folder: Folder) -> Cold | None:
+        """Begin with no cold flows: recovery brings all flows into memory."""
+        try:
+            cold = Cold.open(folder, self._entropy.token_bytes(UUID_BYTES))
+        except (lmdb_error, OSError) as error:
+            self.cold_fault = f"ended flows stay in memory: {folder.path}: {error}"
+            return None
+        self.state.cold = cold
+        self.state.closed = deque()
+        self.values.elsewhere = lambda number: (
+            None if (place := cold.place(number)) is None else next(unpack(place))
+        )
+        return cold
 
     def step(self, requests: Sequence[Request], now_ms: int, order_us: int) -> list[Answer]:
         """Answer a batch: all its writes are on disk when this returns (unless relaxed).
@@ -118,6 +146,8 @@ class Engine:
             self.log.sync()
         self._writer = None
         self.state.table.pack()
+        if self.cold is not None:
+            self.cold.rest(len(requests))
         return answers
 
     def _command(self, decide: Decide, request: Any, now_ms: int, order_us: int) -> Answer:
@@ -139,11 +169,7 @@ class Engine:
                 turn.drops = [replace(drop, first=self._first_of(drop)) for drop in turn.drops]
             if self.log.space.is_tight and not fits(self.log, writer.size, turn, request):
                 return self._refuse(request, turn, decided)
-            self.state.evolve(turn)
-            if turn.drops:
-                self._bury()
-            if self.touched is not None:
-                self.touched.update(record.type for _, record in turn.puts)
+            self._evolve(turn)
             is_long = bool(turn.puts) and self.state.waits_long(*turn.puts[-1])
             span = writer.add(turn, packs=is_long)
             self._must_sync = self._must_sync or any(
@@ -155,9 +181,19 @@ class Engine:
             reply = self.hydrator.fill(reply, request.hydration)
         return Answer(reply, span, writer.frame)
 
+    def _evolve(self, turn: Turn) -> None:
+        """Make a turn's changes so, in memory."""
+        self.state.evolve(turn)
+        if turn.drops:
+            self._bury()
+        if self.state.adopted:
+            self._take_values()
+        if self.touched is not None:
+            self.touched.update(record.type for _, record in turn.puts)
+
     def _first_of(self, drop: Dropped) -> int:
         """Return the segment of a flow's first record; 0 if its history is no longer whole."""
-        slot = self.state.table.get(drop.partition_key, drop.id)
+        slot = self.state.lookup(drop.partition_key, drop.id)
         assert slot is not None and slot.record is not None, "only a live flow is dropped"
         if len(slot.trail) != slot.record.version * POSITION_BYTES:
             return 0
@@ -179,6 +215,12 @@ class Engine:
     def refusal(self) -> Rejected | None:
         """Return what creations are told while the disk is full; None = they are let in."""
         return no_room(self.log) if self.log.space.is_full else None
+
+    def _take_values(self) -> None:
+        """Know where the values lie of flows that have come back into memory."""
+        adopted, self.state.adopted = self.state.adopted, []
+        for number, place in adopted:
+            self.values.add(number, *next(unpack(place)))
 
     def entry(self, position: Position) -> bytes:
         """Return the bytes of an entry, be it on disk or still in the batch's frame."""
@@ -212,7 +254,11 @@ class Engine:
     def next_sweep_ms(self) -> int | None:
         """Return when the next flow has to be ended or removed."""
         entry = head((self.state.expiry, None))
-        times = [self.state.deadlines.next_at_ms(), None if entry is None else entry[0]]
+        times = (
+            None if entry is None else entry[0],
+            self.state.deadlines.next_at_ms(),
+            self.state.cold.next_expiry_ms(),
+        )
         due_ms = min((at_ms for at_ms in times if at_ms is not None), default=None)
         return None if due_ms is None else max(due_ms, self._sweep_after_ms)
 
@@ -260,6 +306,8 @@ class Engine:
             if self.log.has_room(writer.size):
                 writer.commit(sync=False)
         self.log.close()
+        if self.cold is not None:
+            self.cold.close()
         self._files.unlock()
         self.state.let_go()
 
@@ -267,8 +315,9 @@ class Engine:
         """Return counters of the shard; with `check`, also the problems found (normally none)."""
         told: dict[str, Any] = {
             "shard": self.state.settings.shard,
-            "flows": len(self.state.table),
-            "values": len(self.values),
+            "flows": len(self.state.table) + self.state.cold.rows,
+            "cold_flows": self.state.cold.rows,
+            "values": len(self.values) + (0 if self.cold is None else self.cold.values),
             "value_reads": self.values.reads,
             "commands": self.commands,
             "bytes_written": self.log.bytes_written,
@@ -282,12 +331,16 @@ class Engine:
         }
         if check:
             told["problems"] = check_invariants(self.state, self.entry)
+            if self.cold is not None:
+                told["problems"] += audit(self.cold) + compare(self.cold, self.state, self.entry)
         return told
 
     def abandon(self) -> None:
         """Close the files as they are: after a failure, only recovery knows what they hold."""
         self.upkeep.close()
         self.log.abandon()
+        if self.cold is not None:
+            self.cold.abandon()
         self._files.unlock()
         self.state.let_go()
 

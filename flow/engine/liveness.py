@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..cold.store import Cold
 from ..events import (
     Delivered,
     Dropped,
@@ -24,12 +25,14 @@ from ..machine.state import ShardState
 class Liveness:
     """Asks the shard's own indexes; an entry that they do not name is dead."""
 
-    def __init__(self, state: ShardState, values: Values) -> None:
+    def __init__(self, state: ShardState, values: Values, cold: Cold | None = None) -> None:
         self._state = state
         self._values = values
+        self._cold = cold
 
     def owner_of(self, entry: Any, position: Position) -> Slot | int | bool:
-        """Return who names an entry: a flow's slot, a value's number, or whether anyone does.
+        """Return who names an entry: a flow's slot, a value's number, minus the row of a cold flow;
+        or whether anyone does.
 
         `entry`: its outline. Tombstones (`Dropped`, `Unprepared`) are not asked for here: whether
         they are needed depends on the files before them.
@@ -40,11 +43,17 @@ class Liveness:
                 # No two entries lie in one place: who has the position has the record.
                 if trail_index(slot.trail, position) >= 0:
                     return slot
-            return False
+            return self._row_of(entry, position)
         if kind is ValueKey:
             number: int = entry.number
             return number if self._values.place(number) == position else False
         return self._is_current(entry)
+
+    def _row_of(self, record: RecordKey, position: Position) -> int | bool:
+        if self._cold is None:
+            return False
+        row = self._cold.owner(record.partition_key, record.id, pack(*position))
+        return -row if row else False
 
     def _is_current(self, fact: Any) -> bool:
         families = self._state.families

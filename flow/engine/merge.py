@@ -16,33 +16,40 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
 
 from ..codec import decode_outline
+from ..cold.store import Cold
 from ..events import Dropped
 from ..index.table import Slot
 from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
 from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
 from ..log.log import Log
 from ..log.parts import END, RANGE, Part
-from ..log.position import POSITION_BYTES, Position, pack
+from ..log.position import Position
 from ..log.recover import Span
 from ..log.values import Values
 from ..machine.state import ShardState
-from .liveness import TOMBSTONES, Liveness, trail_index
+from .liveness import TOMBSTONES, Liveness
+from .moving import Mover
 
 
 class Merge:
     """One merge under way. `step` until it is done; to give it up, drop it after `abandon`."""
 
     def __init__(
-        self, log: Log, state: ShardState, values: Values, sources: Sequence[Span]
+        self,
+        log: Log,
+        state: ShardState,
+        values: Values,
+        sources: Sequence[Span],
+        cold: Cold | None = None,
     ) -> None:
         """`sources`: neighbours in the log, in its order, none of them the last segment."""
         assert sources and all(
             left.last_lsn + 1 == right.first_lsn for left, right in pairwise(sources)
         ), "only neighbours can be merged"
         self._log = log
-        self._state = state
         self._values = values
-        self._live = Liveness(state, values)
+        self._live = Liveness(state, values, cold)
+        self._mover = Mover(log, state, values, cold)
         self._sources = list(sources)
         first, last = sources[0], sources[-1]
         self._part = Part(first.part.first, last.part.last, log.take_number())
@@ -61,7 +68,7 @@ class Merge:
         self._frame = bytearray(HEADER_BYTES)
         self._lengths: list[int] = []
         self._owners: list[Slot | int] = []
-        """Who names the copied entries, until they are moved."""
+        """Who names the copied entries, until they are moved: see moving.py."""
         self._from: array[int] = array("Q")
         """segment, offset and length of each, where it came from; then its new offset."""
         self._steps = self._run()
@@ -185,25 +192,13 @@ class Merge:
             segment, offset, length, new_offset = places[4 * index : 4 * index + 4]
             old = Position(segment, offset, length)
             new = Position(number, new_offset, length)
-            if isinstance(owner, Slot):
-                is_moved = _move_in_trail(owner, old, new)
-            else:
-                is_moved = self._values.move(owner, old, new)
-            if not is_moved:
-                self._values.dead.add(new)
+            self._mover.move(owner, old, new)
             if index % MERGE_SLICE_ENTRIES == MERGE_SLICE_ENTRIES - 1:
+                self._mover.flush()
                 yield True
+        self._mover.flush()
         self._owners.clear()
         self._values.dead.forget(source.part.number for source in self._sources)
-
-
-def _move_in_trail(slot: Slot, old: Position, new: Position) -> bool:
-    """Change one position of a flow's history, if it still has it; return whether it has."""
-    at = -1 if slot.record is None else trail_index(slot.trail, old)
-    if at < 0:
-        return False
-    slot.trail = slot.trail[:at] + pack(*new) + slot.trail[at + POSITION_BYTES :]
-    return True
 
 
 def _frames(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..codec import decode_record
+from ..cold.store import Cold
 from ..index.due import DueIndex
 from ..log.position import Position, unpack
 from ..machine.loading import Loading
 from ..machine.state import ShardState
 from ..record import NO_EXTRAS, Record
+from .project import may_leave
 
 
 def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> list[str]:
@@ -38,6 +40,20 @@ def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> li
         problems.append("the expiry queue differs from a rebuild")
     fresh.let_go()
     return problems + _family_problems(state)
+
+
+def compare(cold: Cold, state: ShardState, read: Callable[[Position], bytes]) -> list[str]:
+    """Compare cold flows with the log, and make sure that none of them is in memory as well."""
+    problems: list[str] = []
+    for slot in cold.slots():
+        record: Record = slot.held
+        if state.table.get(record.partition_key, record.id) is not None:
+            problems.append(f"{record.id!r} is hot and cold")
+        if decode_record(read(list(unpack(slot.trail))[-1])) != record:
+            problems.append(f"the log has another record of cold {record.id!r}")
+        if not may_leave(record):
+            problems.append(f"{record.id!r} is cold too early")
+    return problems
 
 
 def _family_problems(state: ShardState) -> list[str]:

@@ -1,21 +1,28 @@
-"""What a shard does for its log between batches: choosing what to merge, a slice at a time."""
+"""What a shard does for itself between batches: merging, and projecting, a slice at a time."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+from ..cold.store import Cold
 from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEAL_BYTES_MIN, SEGMENT_BYTES
 from ..log.log import Log
 from ..log.recover import Span
 from ..log.values import Values
 from ..machine.state import ShardState
 from .merge import Merge
+from .project import Projector
 
 
 class Upkeep:
     """At most one merge at a time. Nothing is lost if the process ends at any point of it."""
 
-    def __init__(self, log: Log, state: ShardState, values: Values) -> None:
+    def __init__(
+        self, log: Log, state: ShardState, values: Values, cold: Cold | None = None
+    ) -> None:
+        self._cold = cold
+        self._projector = None if cold is None else Projector(log, state, values, cold)
+        self._is_turn_of_merge = False
         self._log = log
         self._state = state
         self._values = values
@@ -27,8 +34,10 @@ class Upkeep:
     @property
     def is_needed(self) -> bool:
         """Whether there may be something to do."""
-        if self._merge is not None:
-            return True
+        return self._merge is not None or self._is_projecting or self._may_merge
+
+    @property
+    def _may_merge(self) -> bool:
         if not self._state.settings.upkeep:
             return False
         return (bool(self._log.spans) or self._may_seal) and self._looked_at != self._seen
@@ -40,19 +49,36 @@ class Upkeep:
         return size >= SEAL_BYTES_MIN and self._values.dead.of(segment) >= size * MERGE_DEAD_RATIO
 
     @property
+    def _is_projecting(self) -> bool:
+        return self._projector is not None and not self._projector.is_done
+
+    @property
     def _seen(self) -> tuple[int, int]:
         """What has to change before there can be something to do again."""
         return self._log.next_number, self._values.dead.counted
 
     def step(self) -> bool:
         """Do a slice of what is to be done; return whether there was anything."""
+        # Merging and projecting take turns: neither has to wait until the other is done.
+        self._is_turn_of_merge = not self._is_turn_of_merge or not self._is_projecting
+        if self._is_turn_of_merge and self._merge_on():
+            return True
+        if self._projector is None or self._projector.is_done:
+            return False
+        self._projector.step()
+        return True
+
+    def _merge_on(self) -> bool:
+        """Do a slice of a merge; return whether there was anything to merge."""
         if self._merge is None:
+            if not self._may_merge:
+                return False
             if self._may_seal:
                 self._log.rotate()
             sources = self._choose()
             if not sources or not self._log.space.has_room(sum(map(self._live_bytes, sources))):
                 return False
-            self._merge = Merge(self._log, self._state, self._values, sources)
+            self._merge = Merge(self._log, self._state, self._values, sources, self._cold)
         try:
             self._merge.step()
         except OSError as error:

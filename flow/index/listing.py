@@ -26,6 +26,8 @@ class Listing:
     def __init__(self) -> None:
         self._sorted: dict[str, list[_Entry]] = {}
         self._backlog: dict[str, list[_Entry]] = {}
+        self._gone: dict[str, int] = {}
+        """How many flows of a list have gone since it was last sorted."""
         self.is_used = False
         """Whether any type is listed, so that changes have to be noted."""
 
@@ -36,8 +38,21 @@ class Listing:
             return
         backlog.append((cursor_of(record), record.version, slot))
         if len(backlog) > len(self._sorted[record.type]) + _BACKLOG_MIN:
-            del self._sorted[record.type], self._backlog[record.type]
-            self.is_used = bool(self._sorted)
+            self._drop(record.type)
+
+    def forget(self, flow_type: str) -> None:
+        """Take in that a flow is gone: a list that most flows have left is dropped."""
+        entries = self._sorted.get(flow_type)
+        if entries is None:
+            return
+        self._gone[flow_type] = gone = self._gone.get(flow_type, 0) + 1
+        if 2 * gone > len(entries) + _BACKLOG_MIN:
+            self._drop(flow_type)
+
+    def _drop(self, flow_type: str) -> None:
+        del self._sorted[flow_type], self._backlog[flow_type]
+        self._gone.pop(flow_type, None)
+        self.is_used = bool(self._sorted)
 
     def walk(
         self, table: FlowTable, flow_type: str, after: Cursor | None, *, reverse: bool
@@ -70,6 +85,7 @@ class Listing:
         entries.sort(key=_key)
         self._sorted[flow_type] = entries
         self._backlog[flow_type] = []
+        self._gone.pop(flow_type, None)
         self.is_used = True
         return entries
 

@@ -125,6 +125,10 @@ class FlowTable:
                 slot.held = packed
         self._unpacked.clear()
 
+    def compact(self) -> None:
+        """Give back the memory of flows that are gone: a dict keeps the room that it ever had."""
+        self._by_id = dict(self._by_id)
+
     def _unpack(self, slot: Slot) -> Record:
         """Unpack a slot until the end of the step."""
         packed = slot.held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 from zlib import crc32
 
@@ -52,11 +52,18 @@ class Values:
         self.reads = 0
         self.dead = DeadBytes()
 
-        self.place = self._keydir.get
-        """place(number): where a value lies; None if there is none of that number."""
+        self.elsewhere: Callable[[int], Position | None] = _nowhere
+        """Where a value lies whose flow is not in memory, by its number."""
+        self.take = self._keydir.pop
+        """take(number): where a value lies, which is not to be known here any more."""
         self.move = self._keydir.move
         """move(number, old, new): note that a value lies elsewhere now; False if it no longer lay
         where it did."""
+
+    def place(self, number: int) -> Position | None:
+        """Return where a value lies; None if there is none of that number."""
+        position = self._keydir.get(number)
+        return self.elsewhere(number) if position is None else position
 
     def bury(self, trail: bytes) -> None:
         """Count records that no history has any more."""
@@ -98,7 +105,7 @@ class Values:
         data = self._recent.get(number)
         if data is not None:
             return data
-        position = self._keydir.get(number)
+        position = self.place(number)
         if position is None:
             return None
         self.reads += 1
@@ -112,3 +119,7 @@ class Values:
 
     def __len__(self) -> int:
         return len(self._keydir)
+
+
+def _nowhere(number: int) -> Position | None:
+    return None

@@ -50,6 +50,8 @@ def create_item(state: ShardState, item: NewFlow, turn: Turn, txn: str | None = 
     if state.families.reserved and (reserved := refuse_reserved(state, item, txn)) is not None:
         return reserved
     slot = state.table.get(item.partition_key, item.id)
+    if slot is None and state.cold.rows:
+        slot = state.cold.find(item.partition_key, item.id)
     if slot is not None:
         if txn is not None:
             # Its retention was over when the id was reserved, whatever this command's time is.

@@ -35,8 +35,11 @@ def retention_cleanup(state: ShardState, command: RetentionCleanup, turn: Turn) 
 
 def _remove(state: ShardState, limit: int, turn: Turn) -> Reply:
     entries = take([(state.expiry, None)], turn.now_ms, limit)
-    turn.drops.extend(drop_of(entry[3]) for entry in entries)
-    return Data(len(entries))
+    slots: list[Slot] = [entry[3] for entry in entries]
+    if len(slots) < limit and state.cold.rows:
+        slots += state.cold.expired(turn.now_ms, limit - len(slots))
+    turn.drops.extend(map(drop_of, slots))
+    return Data(len(slots))
 
 
 def fail_overdue(state: ShardState, slot: Slot, turn: Turn) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from heapq import merge
 from typing import Any
 
 from ..errors import ambiguous
@@ -17,9 +18,15 @@ from .state import ShardState
 
 def find(state: ShardState, query: Get | History, now_ms: int) -> Slot | Rejected | None:
     """Return the one flow that a read by id means; several partitions are a refusal."""
-    if not query.anywhere:
+    if isinstance(query, History) and not query.include_cold:
+        slots = state.table.of_id(query.id)
+        if not query.anywhere:
+            slots = [s for s in slots if s.record and s.record.partition_key == query.partition_key]
+    elif not query.anywhere:
         return state.find(query.partition_key, query.id, now_ms)
-    found = [slot for slot in state.table.of_id(query.id) if _is_visible(slot.record, now_ms)]
+    else:
+        slots = [*state.table.of_id(query.id), *state.cold.of_id(query.id)]
+    found = [slot for slot in slots if _is_visible(slot.record, now_ms)]
     exact = [slot for slot in found if slot.record and slot.record.partition_key is None]
     if exact or len(found) <= 1:
         return next(iter(exact or found), None)
@@ -33,6 +40,9 @@ def _is_visible(record: Record | None, now_ms: int) -> bool:
 def list_flows(state: ShardState, query: List, now_ms: int) -> Reply:
     """Return one page of a type's flows."""
     records = state.listing.walk(state.table, query.type, query.after, reverse=query.reverse)
+    if query.include_cold and (ends := _ends(state, query.states)):
+        cold = state.cold.walk("type", query.type, ends, query.after, reverse=query.reverse)
+        records = merge(records, cold, key=cursor_of, reverse=query.reverse)
     wanted = (
         record
         for record in records
@@ -44,24 +54,47 @@ def list_flows(state: ShardState, query: List, now_ms: int) -> Reply:
     return _page(wanted, query.count)
 
 
+def _ends(state: ShardState, states: list[str] | None) -> list[str]:
+    """Return in which of these states cold flows may be."""
+    if not state.cold.rows:
+        return []
+    return [end for end in sorted(TERMINAL_STATES) if states is None or end in states]
+
+
 def lineage(state: ShardState, query: Lineage, now_ms: int) -> Reply:
     """Return one page of the flows of a parent, root or correlation id."""
     slots: Iterable[Slot] = state.lineage.members(query.kind, query.id)
     if query.kind == "root":
         slots = [*slots, *(s for s in state.table.of_id(query.id) if _is_root(s))]
-    wanted = [
+    hot = [
         record
         for slot in slots
         if (record := slot.record) is not None
-        and _is_visible(record, now_ms)
+        and (query.after is None or cursor_of(record) > query.after)
+    ]
+    hot.sort(key=cursor_of)
+    records: Iterator[Record] = iter(hot)
+    if query.include_cold and query.terminal is not False and (ends := _ends(state, query.states)):
+        records = merge(hot, *_cold_kin(state, query, ends), key=cursor_of)
+    wanted = (
+        record
+        for record in records
+        if _is_visible(record, now_ms)
         and (query.partition_key is None or record.partition_key == query.partition_key)
         and _in_states(record, query.states)
         and (query.terminal is None or record.is_terminal == query.terminal)
         and (not query.of_partition or _is_of(record, query.parent_partition_key))
-        and (query.after is None or cursor_of(record) > query.after)
-    ]
-    wanted.sort(key=cursor_of)
-    return _page(iter(wanted), query.count)
+    )
+    return _page(wanted, query.count)
+
+
+def _cold_kin(state: ShardState, query: Lineage, ends: list[str]) -> Iterator[Iterable[Record]]:
+    """Return the cold flows of a family in sorted parts."""
+    yield state.cold.walk(query.kind, query.id, ends, query.after)
+    if query.kind == "root":
+        roots = [slot.held for slot in state.cold.of_id(query.id) if _is_root(slot)]
+        beyond = (r for r in roots if query.after is None or cursor_of(r) > query.after)
+        yield sorted(beyond, key=cursor_of)
 
 
 def _is_of(record: Record, parent_partition_key: str | None) -> bool:
@@ -129,7 +162,10 @@ def info(state: ShardState, query: Info, now_ms: int) -> Reply:
             _of(states, name)["waiting"] += count
     for counts in states.values():
         counts["total"] = sum(counts[name] for name in COUNTS if name != "total")
-    ends = {end: state.ended[query.type, end] for end in sorted(TERMINAL_STATES)}
+    ends = {
+        end: state.ended[query.type, end] + state.cold.count(query.type, end)
+        for end in sorted(TERMINAL_STATES)
+    }
     return Data({"states": states, "ends": ends, "oldest_ready_at_ms": oldest_ms})
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 
 from .. import limits
 from ..events import Dropped, Fact, PolicyStored, Posted, Prepared, Received, Unprepared
 from ..host import Entropy
+from ..index.cold import NO_COLD, Cold, ColdSlot
 from ..index.deadlines import Deadlines
 from ..index.due import DueIndex
 from ..index.families import Families
@@ -16,7 +17,7 @@ from ..index.listing import Listing
 from ..index.table import FlowTable, Slot
 from ..index.timequeue import TimeQueue
 from ..limits import NEVER
-from ..record import FAILED, NO_EXTRAS, RUNNING, TERMINAL_STATES, Record
+from ..record import FAILED, NO_EXTRAS, RUNNING, TERMINAL_STATES, Record, numbers_of, value_numbers
 from ..settings import Settings
 from .policies import Policies
 from .turn import Turn
@@ -39,7 +40,14 @@ class ShardState:
         self.waiting: Counter[tuple[str, str]] = Counter()
         """(type, state) → flows that wait for something other than time."""
         self.ended: Counter[tuple[str, str]] = Counter()
-        """(type, terminal state) → flows."""
+        """(type, terminal state) → flows in memory."""
+        self.cold: Cold = NO_COLD
+        """Ended flows that have left memory."""
+        self.closed: deque[Slot] | None = None
+        """Where flows may leave memory: those that have ended, oldest first, as long as they stay.
+        Some are gone by now, or in it twice."""
+        self.adopted: list[tuple[int, bytes]] = []
+        """Values of flows that came back into memory since somebody looked: number, position."""
         self.buried: list[bytes] = []
         """Trails of flows that were removed since somebody looked."""
         self.last_order = 0
@@ -58,12 +66,26 @@ class ShardState:
     def find(self, partition_key: str | None, flow_id: str, now_ms: int) -> Slot | None:
         """Return a flow's slot, unless the flow is absent or past its retention."""
         slot = self.table.get(partition_key, flow_id)
+        if slot is None and self.cold.rows:
+            slot = self.cold.find(partition_key, flow_id)
         if slot is None:
             return None
         record: Record = slot.held  # The table unpacks what it hands out.
         if record.expires_at_ms is not None and record.expires_at_ms <= now_ms:
             return None
         return slot
+
+    def lookup(self, partition_key: str | None, flow_id: str) -> Slot | None:
+        """Return a flow's slot, be it hot or cold, and even past its retention."""
+        slot = self.table.get(partition_key, flow_id)
+        if slot is None and self.cold.rows:
+            return self.cold.find(partition_key, flow_id)
+        return slot
+
+    def slots(self) -> Iterator[Slot]:
+        """Return every flow's slot, hot and cold: for checks."""
+        yield from self.table
+        yield from self.cold.slots()
 
     def expires_at_ms(self, record: Record, end: str, ttl_ms: int | None, now_ms: int) -> int:
         """Return when a flow that ends now will be absent."""
@@ -108,6 +130,8 @@ class ShardState:
 
     def put(self, slot: Slot, record: Record) -> None:
         """Replace a slot's record and keep every index true."""
+        if slot.__class__ is ColdSlot:
+            self.adopt(slot)
         old = slot.held
         if isinstance(old, bytes):
             old = slot.record
@@ -137,18 +161,41 @@ class ShardState:
 
     def drop(self, drop: Dropped) -> None:
         """Remove a flow from everything."""
-        slot = self.table.get(drop.partition_key, drop.id)
+        slot = self.lookup(drop.partition_key, drop.id)
         assert slot is not None, "only a live flow is dropped"
-        record = slot.record
-        assert record is not None
-        self.table.remove(drop.partition_key, drop.id)
+        self.buried.append(slot.trail)
+        if isinstance(slot, ColdSlot) and slot.row:
+            self.buried.append(self.cold.remove(slot))
+        else:
+            record = slot.record
+            assert record is not None
+            self.forget(slot, record)
+
+    def forget(self, slot: Slot, record: Record) -> None:
+        """Take a flow out of memory: it is gone, or cold from now on."""
+        self.table.remove(record.partition_key, record.id)
         if record.extras is not None:
             self.lineage.leave(slot, record)
-        self.buried.append(slot.trail)
         slot.held = None
         slot.version = 0
+        if self.listing.is_used:
+            self.listing.forget(record.type)
+        slot.trail = b""
+        slot.spent = None
         self.leave(slot, record)
         slot.queue = None
+
+    def adopt(self, slot: Slot) -> None:
+        """Take a cold flow back into memory, because it is about to change."""
+        assert isinstance(slot, ColdSlot)
+        if not slot.row:
+            return
+        self.adopted += self.cold.adopt(slot)
+        record = slot.held
+        self.table.add(slot)
+        if record.extras is not None:
+            self.lineage.enter(slot, record)
+        self.enter(slot, record)
 
     def let_go(self) -> None:
         """Cut what ties slots and queues together: the collector does not look into slots."""
@@ -168,6 +215,8 @@ class ShardState:
             queue = self.expiry
             at_ms = record.expires_at_ms
             lane = None
+            if self.closed is not None:
+                self.closed.append(slot)
         else:
             at_ms = record.next_run_at_ms
             if at_ms is None or at_ms == NEVER:
@@ -216,22 +265,11 @@ def note_spent(slot: Slot, old: Record, new: Record) -> None:
         slot.spent += [(old.version, number) for number in sorted(left)]
 
 
-def value_numbers(record: Record) -> Iterator[int]:
-    """Return the numbers of the values that a record names."""
-    for number in (record.payload_number, record.result_number, record.error_number):
-        if number is not None:
-            yield number
-    if record.extras is not None and record.extras.values:
-        for value in record.extras.values.values():
-            yield value.number
-
-
 def drop_of(slot: Slot) -> Dropped:
     """Return the fact that removes a flow with all that it owns."""
     record = slot.record
     assert record is not None
-    spent = [number for _, number in slot.spent or ()]
-    return Dropped(record.id, record.partition_key, [*spent, *value_numbers(record)])
+    return Dropped(record.id, record.partition_key, numbers_of(record, slot.spent))
 
 
 def forget_spent(slot: Slot, oldest_version: int) -> list[int]:

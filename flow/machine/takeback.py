@@ -27,8 +27,8 @@ def take_back(state: ShardState, command: Any, turn: Turn, decided: int) -> None
             state.deadlines.enter(slot, _record_of(slot))
         for drop in turn.drops:
             ended = state.table.get(drop.partition_key, drop.id)
-            assert ended is not None
-            _requeue(ended, by_partition=False)
+            if ended is not None:  # Cold flows were only looked up.
+                _requeue(ended, by_partition=False)
 
 
 def _requeue(slot: Slot, *, by_partition: bool) -> None:

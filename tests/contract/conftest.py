@@ -14,11 +14,12 @@ import pytest
 
 import shardflow as sf
 from shardflow.testing import ManualClock, memory_store
+from support.colds import open_cold
 from support.contract import SHARDS, START_MS, Flows, Name
 from support.fanouts import Stage
 from support.hosts import Host, open_attached
 
-KINDS = ("memory", "in-process", "processes", "attached")
+KINDS = ("memory", "in-process", "cold", "processes", "attached")
 DURABLE_KINDS = KINDS[1:]
 
 OpenStore = Callable[..., sf.Store]
@@ -52,6 +53,8 @@ def open_kind(kind: str, path: Path, options: dict[str, Any]) -> sf.Store:
     options = {"shards": SHARDS, **options}
     if kind == "memory":
         return memory_store(**options)
+    if kind == "cold":
+        return open_cold(path, options)
     if kind == "attached":
         return open_attached(the_host(), path, options)
     if kind == "in-process":

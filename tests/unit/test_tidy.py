@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "flow": set(),
     "flow.log": {"flow"},
     "flow.index": {"flow"},
-    "flow.cold": {"flow"},
+    "flow.cold": {"flow", "flow.index"},
     "flow.machine": {"flow", "flow.index"},
     "flow.engine": {"flow", "flow.log", "flow.index", "flow.cold", "flow.machine"},
     "actors": {"flow", "flow.engine"},

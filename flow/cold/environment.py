@@ -1,0 +1,260 @@
+"""One LMDB environment: its databases, its transactions, its growth, and whether it is believed.
+
+Only one thread at a time uses it, and the shard's lock keeps other processes out, so that LMDB need
+not lock. It is not synced by commits: a crash of the process loses nothing, a power loss may leave
+any mixture of pages. What tells the two apart must not lie in those pages, so it is in files:
+
+    IN_USE     there while it is open: how many processes in a row have ended soon after opening it
+    UNSYNCED   there while commits may not be on disk: the boot of the machine that they are of
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import lmdb
+
+from ..host import Folder, boot_id
+from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX
+from .layout import pack_number
+
+T = TypeVar("T")
+lmdb_error = lmdb.Error
+"""What opening raises when LMDB cannot be used."""
+
+if TYPE_CHECKING:
+    # Generic for type checkers only.
+    Txn = lmdb.Transaction[bytes]
+    Cursor = lmdb.Cursor[bytes]
+
+IN_USE = "IN_USE"
+UNSYNCED = "UNSYNCED"
+UUID_BYTES = 16
+_NAMES = ("rows", "ids", "lists", "expiry", "values", "counts", "meta", "former")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UUID, _SYNCED = b"uuid", b"synced"
+
+
+class ColdDamaged(Exception):
+    """The environment cannot be believed any more, and has been removed.
+
+    Whoever meets it ends the shard's process: the next one makes the environment anew.
+    """
+
+
+class ColdFull(OSError):
+    """The disk has no room for a transaction; nothing was changed."""
+
+
+class Environment:
+    """Databases by name, one transaction at a time."""
+
+    def __init__(self, folder: Folder, uuid: bytes, map_bytes: int, *, is_old: bool) -> None:
+        """Open what is in the folder (`is_old`), or make it.
+
+        Raises:
+            lmdb.Error, OSError: it cannot be used.
+        """
+        self._folder = folder
+        self._map_bytes = map_bytes
+        self._read: Txn | None = None
+        self._cursors: dict[str, Cursor] = {}
+        self._env = lmdb.open(
+            folder.path,
+            map_size=map_bytes,
+            max_dbs=len(_NAMES),
+            mode=0o600,
+            lock=False,
+            sync=False,
+            readahead=False,
+        )
+        self._map_bytes = self._env.info()["map_size"]
+        self._is_synced = folder.read(UNSYNCED) is None
+        if self._is_synced:
+            # Before anything is written: what is there may be the state of a sync.
+            self._begin_unsynced(sync=is_old)
+        self._dbs = {name: self._env.open_db(name.encode()) for name in _NAMES}
+        with self._env.begin(write=True, db=self._dbs["meta"]) as txn:
+            self._uuid = txn.get(_UUID) or uuid
+            txn.put(_UUID, self._uuid)
+            self._synced = int.from_bytes(txn.get(_SYNCED) or b"", "big")
+
+    # ---- reading ----
+
+    def reader(self) -> Txn:
+        """Return the transaction to read in: the same one until something is written."""
+        if self._read is None:
+            self._read = self._env.begin()
+        return self._read
+
+    def cursor(self, name: str) -> Cursor:
+        """Return the cursor of a database in that transaction; one user at a time."""
+        found = self._cursors.get(name)
+        if found is None:
+            found = self._cursors[name] = self.reader().cursor(self._dbs[name])
+        return found
+
+    def scan(self, name: str) -> Cursor:
+        """Return a cursor of its own."""
+        return self.reader().cursor(self._dbs[name])
+
+    def get(self, name: str, key: bytes) -> bytes | None:
+        """Return the value of a key."""
+        return self.reader().get(key, None, self._dbs[name])
+
+    def size(self, name: str) -> int:
+        """Return how many keys a database has."""
+        return self.reader().stat(self._dbs[name])["entries"]
+
+    # ---- writing ----
+
+    def write(self, work: Callable[[Writing], T]) -> T:
+        """Do work in one transaction. It may be done again, if there was not room enough.
+
+        Raises:
+            ColdFull: the disk is full.
+            ColdDamaged: anything else.
+        """
+        self._end_read()
+        try:
+            if self._is_synced:
+                self._begin_unsynced(sync=True)
+            while True:
+                try:
+                    with self._env.begin(write=True) as txn:
+                        return work(Writing(txn, self._dbs))
+                except lmdb.MapFullError:
+                    self._map_bytes *= 2
+                    self._env.set_mapsize(self._map_bytes)
+        except lmdb.Error as error:
+            if getattr(error, "code", 0) in _FULL:
+                raise ColdFull(errno.ENOSPC, f"no room for cold flows: {error}") from error
+            raise self.damaged(str(error)) from error
+
+    def sync(self, work: Callable[[Writing], T]) -> None:
+        """Do work in one transaction, and put everything on disk: a state to come back to."""
+        number = self._synced + 1
+
+        def note(writing: Writing) -> None:
+            work(writing)
+            writing.put("meta", _SYNCED, pack_number(number))
+
+        self.write(note)
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise self.damaged(str(error)) from error
+        self._synced = number
+        self._is_synced = True
+        self._folder.remove(UNSYNCED)
+
+    @property
+    def identity(self) -> bytes:
+        """What tells the state of the last sync from all others, of this environment or not."""
+        return self._uuid + pack_number(self._synced)
+
+    def remap(self) -> None:
+        """Give the pages that were touched back to the system, which reads them again if need be.
+
+        They would count as memory of the process.
+        """
+        self._end_read()
+        self._env.set_mapsize(self._map_bytes)
+
+    # ---- its end ----
+
+    def served(self) -> None:
+        """Note that it has been read for a while: no end of the process is its fault any more."""
+        self._folder.write(IN_USE, b"0", sync=False)
+
+    def close(self) -> None:
+        """Close in order."""
+        self.abandon()
+        self._folder.remove(IN_USE)
+
+    def abandon(self) -> None:
+        """Close; safe to repeat."""
+        self._end_read()
+        self._env.close()
+
+    def damaged(self, why: str) -> ColdDamaged:
+        """Remove what cannot be believed; return what is to be raised."""
+        self._folder.clear()
+        return ColdDamaged(f"cold flows in {self._folder.path}: {why}; to be made anew")
+
+    def _end_read(self) -> None:
+        # Without locks, LMDB uses pages again that an older transaction may still be reading.
+        self._cursors.clear()
+        if self._read is not None:
+            self._read.abort()
+            self._read = None
+
+    def _begin_unsynced(self, *, sync: bool) -> None:
+        self._folder.write(UNSYNCED, boot_id(), sync=sync)
+        self._is_synced = False
+
+
+class Writing:
+    """A write transaction."""
+
+    __slots__ = ("_dbs", "_txn")
+
+    def __init__(self, txn: Txn, dbs: dict[str, Any]) -> None:
+        self._txn = txn
+        self._dbs = dbs
+
+    def put(self, name: str, key: bytes, value: bytes) -> None:
+        """Set a key."""
+        self._txn.put(key, value, db=self._dbs[name])
+
+    def put_all(self, name: str, items: list[tuple[bytes, bytes]]) -> None:
+        """Set many keys, fastest in their order."""
+        self._txn.cursor(self._dbs[name]).putmulti(items)
+
+    def get(self, name: str, key: bytes) -> bytes | None:
+        """Return the value of a key."""
+        return self._txn.get(key, None, self._dbs[name])
+
+    def delete(self, name: str, key: bytes) -> bool:
+        """Remove a key; return whether it was there."""
+        return self._txn.delete(key, db=self._dbs[name])
+
+    def clear(self, name: str) -> None:
+        """Remove all keys of a database."""
+        self._txn.drop(self._dbs[name], delete=False)
+
+    def scan(self, name: str) -> Cursor:
+        """Return a cursor of a database."""
+        return self._txn.cursor(self._dbs[name])
+
+
+def open_environment(
+    folder: Folder, uuid: bytes, identity: bytes | None, map_bytes: int = COLD_MAP_BYTES
+) -> tuple[Environment, bool]:
+    """Open an environment; return it, and whether it is the one with that identity, or a new one.
+
+    It is kept if its last sync is the one that is asked for, and no power loss can have come over
+    what was committed since.
+
+    Raises:
+        lmdb.Error, OSError: LMDB cannot be used there.
+    """
+    folder.make()
+    ends = int(folder.read(IN_USE) or 0)
+    unsynced = folder.read(UNSYNCED)
+    is_whole = unsynced is None or (unsynced != b"" and unsynced == boot_id())
+    if identity is not None and is_whole and ends < COLD_UNCLEAN_ENDS_MAX:
+        folder.write(IN_USE, b"%d" % (ends + 1), sync=False)
+        try:
+            found = Environment(folder, uuid, map_bytes, is_old=True)
+        except lmdb.Error:
+            pass
+        else:
+            if found.identity == identity:
+                return found, True
+            found.abandon()
+    folder.clear()
+    folder.write(IN_USE, b"1", sync=False)
+    return Environment(folder, uuid, map_bytes, is_old=False), False

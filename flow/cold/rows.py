@@ -1,0 +1,206 @@
+"""Cold flows as they are read: found, listed, by the end of their retention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from itertools import groupby
+
+import lmdb
+
+from ..index.cold import ColdSlot, ListKind
+from ..index.listing import cursor_of
+from ..queries import Cursor
+from ..record import TERMINAL_STATES, Record
+from .changes import Counts
+from .environment import Environment
+from .layout import (
+    BadRow,
+    Row,
+    group_of,
+    hash_of,
+    identity_prefix,
+    is_member,
+    knot_of,
+    pack_number,
+    read_row,
+    row_of,
+    seek_key,
+)
+
+_EVERY_STATE = tuple(sorted(TERMINAL_STATES))
+
+
+class Rows:
+    """The rows that are not hidden. Whatever is wrong with one ends the shard's process."""
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+        self._gone: dict[int, ColdSlot] = {}
+        """Rows that are hidden, and wait for the next transaction."""
+        self._gone_values: set[int] = set()
+        self._slots: dict[int, ColdSlot] = {}
+        """What this step has looked at."""
+        self._expiry: int | None = None
+        self._is_expiry_known = False
+        try:
+            self.counts = Counts.load(env)
+        except BadRow:
+            raise env.damaged("a damaged count") from None
+        self.rows = self.counts.total
+
+    # ---- finding ----
+
+    def find(self, partition_key: str | None, flow_id: str) -> ColdSlot | None:
+        """Return a flow; the same object until the step ends."""
+        prefix = identity_prefix(partition_key, flow_id)
+        try:
+            cursor = self._env.cursor("ids")
+            if not cursor.set_range(prefix):
+                return None
+            key = cursor.key()
+            if not key.startswith(prefix):
+                return None
+            keys = [key]
+            while cursor.next() and (key := cursor.key()).startswith(prefix):
+                keys.append(key)
+        except lmdb.Error as error:
+            raise self._env.damaged(str(error)) from error
+        for key in keys:
+            slot = self._slot(row_of(key))
+            if slot is not None:
+                record: Record = slot.held
+                if record.id == flow_id and record.partition_key == partition_key:
+                    return slot
+        return None
+
+    def of_id(self, flow_id: str) -> list[ColdSlot]:
+        """Return the flows of every partition that have this id."""
+        if not self.rows:
+            return []
+        prefix = hash_of(flow_id)
+        found = (self._slot(row_of(key)) for key in self._keys("ids", prefix, prefix))
+        return [slot for slot in found if slot is not None and slot.held.id == flow_id]
+
+    def _slot(self, row: int) -> ColdSlot | None:
+        """Return what a row holds; None if it is hidden."""
+        if row in self._gone:
+            return None
+        slot = self._slots.get(row)
+        if slot is None:
+            found = self.read(row)
+            version = found.record.version
+            slot = ColdSlot(found.record, version, found.trail, found.spent or None, None, row)
+            self._slots[row] = slot
+        return slot
+
+    def read(self, row: int) -> Row:
+        """Return what a row holds that an index names."""
+        data = self._env.get("rows", pack_number(row))
+        if data is None:
+            raise self._env.damaged(f"row {row} is missing")
+        try:
+            return read_row(row, data)
+        except BadRow:
+            raise self._env.damaged(f"row {row} is damaged") from None
+
+    def _keys(
+        self, name: str, start: bytes, prefix: bytes, *, reverse: bool = False
+    ) -> Iterator[bytes]:
+        """Return the keys of an index with a prefix, from `start` on; in reverse, those before."""
+        try:
+            cursor = self._env.scan(name)
+            is_found = cursor.set_range(start)
+            if reverse:
+                is_found = cursor.prev() if is_found else cursor.last()
+            steps = cursor.iterprev if reverse else cursor.iternext
+            for key in steps(keys=True, values=False) if is_found else ():
+                if not key.startswith(prefix):
+                    return
+                yield key
+        except lmdb.Error as error:
+            raise self._env.damaged(str(error)) from error
+
+    # ---- listing ----
+
+    def walk(
+        self,
+        kind: ListKind,
+        name: str,
+        states: Iterable[str] | None,
+        after: Cursor | None,
+        *,
+        reverse: bool = False,
+    ) -> Iterator[Record]:
+        """Return flows in (updated_at_ms, id, partition) order, beyond `after`."""
+        wanted = _EVERY_STATE if states is None else [s for s in _EVERY_STATE if s in states]
+        walks = [self._walk(kind, name, state, after, reverse) for state in wanted if self.rows]
+        return walks[0] if len(walks) == 1 else merge(*walks, key=cursor_of, reverse=reverse)
+
+    def _walk(
+        self, kind: ListKind, name: str, state: str, after: Cursor | None, reverse: bool
+    ) -> Iterator[Record]:
+        group = group_of(kind, state, name)
+        keys = self._keys("lists", seek_key(group, after, reverse=reverse), group, reverse=reverse)
+        for _, knot in groupby(keys, key=knot_of):
+            records = [
+                slot.held
+                for key in knot
+                if (slot := self._slot(row_of(key))) is not None
+                and slot.held.state == state
+                and is_member(slot.held, kind, name)
+            ]
+            if len(records) > 1:
+                records.sort(key=cursor_of, reverse=reverse)
+            for record in records:
+                if after is None or _is_beyond(cursor_of(record), after, reverse):
+                    yield record
+
+    def count(self, flow_type: str, state: str) -> int:
+        """Return how many flows of a type have ended so."""
+        return self.counts.of[flow_type, state]
+
+    # ---- retention ----
+
+    def next_expiry_ms(self) -> int | None:
+        """Return when the first flow is past its retention."""
+        if not self._is_expiry_known:
+            first = next(self._by_expiry(), None) if self.rows else None
+            self._expiry = None if first is None else int.from_bytes(first[:8], "big")
+            self._is_expiry_known = True
+        return self._expiry
+
+    def expired(self, now_ms: int, limit: int) -> list[ColdSlot]:
+        """Return flows that are past their retention, those first that have been so for longest."""
+        found: list[ColdSlot] = []
+        for key in self._by_expiry():
+            if len(found) == limit or int.from_bytes(key[:8], "big") > now_ms:
+                break
+            slot = self._slot(row_of(key))
+            assert slot is not None
+            found.append(slot)
+        return found
+
+    def _by_expiry(self) -> Iterator[bytes]:
+        return (key for key in self._keys("expiry", b"", b"") if row_of(key) not in self._gone)
+
+    # ---- checks ----
+
+    def index(self, name: str) -> set[bytes]:
+        """Return the keys of an index, those of hidden rows left out: for checks."""
+        return {key for key in self._keys(name, b"", b"") if row_of(key) not in self._gone}
+
+    def numbers(self) -> set[int]:
+        """Return the numbers of all values: for checks."""
+        return {row_of(key) for key in self._keys("values", b"", b"")} - self._gone_values
+
+    def slots(self) -> Iterator[ColdSlot]:
+        """Return every flow, for checks."""
+        for key in self._keys("rows", b"", b""):
+            slot = self._slot(row_of(key))
+            if slot is not None:
+                yield slot
+
+
+def _is_beyond(cursor: Cursor, after: Cursor, reverse: bool) -> bool:
+    return cursor < after if reverse else cursor > after

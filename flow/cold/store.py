@@ -1,0 +1,266 @@
+"""The cold flows of one shard: projected, let go of, moved, synced.
+
+A flow is let go of in memory at once (`_gone` hides its row), and in LMDB with the next
+transaction, after the log has what became of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lmdb
+
+from ..host import Folder
+from ..index.cold import ColdSlot
+from ..limits import COLD_BATCH_FLOWS, COLD_MAP_BYTES, COLD_REMAP_ROWS, COLD_SERVED_REQUESTS
+from ..record import numbers_of
+from . import rollback
+from .changes import Leaving, delete_row, put_rows
+from .environment import ColdDamaged, ColdFull, Environment, Writing, open_environment
+from .layout import (
+    BadRow,
+    pack_number,
+    pack_place,
+    read_place,
+    repointed,
+)
+from .rows import Rows
+
+_NEXT, _LSN = b"next", b"lsn"
+
+
+class Cold(Rows):
+    """Implements `flow.index.cold.Cold`; the engine projects, moves and syncs."""
+
+    def __init__(self, env: Environment) -> None:
+        super().__init__(env)
+        self._flush_at = COLD_BATCH_FLOWS
+        self._unmapped_rows = 0
+        self._served = 0
+        self._next = int.from_bytes(env.get("meta", _NEXT) or b"\1", "big")
+        self._begin = rollback.first_new(env)
+        """Rows from this one on are newer than the last sync."""
+
+    @staticmethod
+    def open(
+        folder: Folder, uuid: bytes, identity: bytes | None = None, map_bytes: int = COLD_MAP_BYTES
+    ) -> Cold:
+        """Open the environment as of the sync with that identity; without one, an empty one.
+
+        Raises:
+            lmdb.Error, OSError: LMDB cannot be used there.
+        """
+        env, is_kept = open_environment(folder, uuid, identity, map_bytes)
+        try:
+            if is_kept:
+                try:
+                    rollback.roll_back(env)
+                    return Cold(env)
+                except ColdDamaged:
+                    env.abandon()
+                    env, _ = open_environment(folder, uuid, None, map_bytes)
+            return Cold(env)
+        except BaseException:
+            env.abandon()
+            raise
+
+    @property
+    def identity(self) -> bytes:
+        """What `open` takes to come back to the state of the last sync."""
+        return self._env.identity
+
+    @property
+    def values(self) -> int:
+        """How many values cold flows own."""
+        return self._env.size("values") - len(self._gone_values)
+
+    # ---- letting go ----
+
+    def adopt(self, slot: ColdSlot) -> list[tuple[int, bytes]]:
+        """Let go of a flow that becomes hot; return its values: number and packed position."""
+        numbers = numbers_of(slot.held, slot.spent)
+        places = [(number, place) for number in numbers if (place := self.place(number))]
+        self._let_go(slot, numbers)
+        return places
+
+    def remove(self, slot: ColdSlot) -> bytes:
+        """Let go of a flow that is dropped; return the positions of its values, packed."""
+        return b"".join(place for _, place in self.adopt(slot))
+
+    def _let_go(self, slot: ColdSlot, numbers: list[int]) -> None:
+        row, record = slot.row, slot.held
+        self._slots.pop(row, None)
+        # The slot itself goes on to change, or is emptied.
+        self._gone[row] = ColdSlot(record, slot.version, slot.trail, slot.spent, None, row)
+        self._gone_values.update(numbers)
+        self._is_expiry_known = False
+        self.rows -= 1
+        self.counts.add(record.type, record.state, -1)
+        slot.row = 0
+
+    # ---- values, and moves of what lies in the log ----
+
+    def place(self, number: int) -> bytes | None:
+        """Return where a value of a cold flow lies, packed."""
+        if not self.rows or number in self._gone_values:
+            return None
+        try:
+            data = self._env.get("values", pack_number(number))
+            return None if data is None else read_place(number, data)
+        except lmdb.Error as error:
+            raise self._env.damaged(str(error)) from error
+        except BadRow:
+            raise self._env.damaged(f"the place of value {number} is damaged") from None
+
+    def owner(self, partition_key: str | None, flow_id: str, place: bytes) -> int:
+        """Return the row of the flow whose history names an entry of the log; 0 if none does."""
+        slot = self.find(partition_key, flow_id) if self.rows else None
+        # Merges ask for many, and no step will end that clears them away.
+        self._slots.clear()
+        return slot.row if slot is not None and _has(slot.trail, place) else 0
+
+    def move(
+        self,
+        rows: Sequence[tuple[int, bytes, bytes]],
+        values: Sequence[tuple[int, bytes, bytes]],
+    ) -> set[bytes]:
+        """Note that entries lie elsewhere: (row or number, old, new). Return the old places moved.
+
+        Those that nobody cold has any more are left out.
+        """
+        by_row: dict[int, list[tuple[bytes, bytes]]] = {}
+        for row, old, new in rows:
+            if row not in self._gone:
+                by_row.setdefault(row, []).append((old, new))
+        here = [(n, old, new) for n, old, new in values if self.place(n) == old]
+        if not by_row and not here:
+            return set()
+        self._slots.clear()
+
+        def work(writing: Writing) -> set[bytes]:
+            moved = set()
+            for row, moves in by_row.items():
+                key = pack_number(row)
+                data = writing.get("rows", key)
+                if data is None:
+                    continue  # It was let go of, and has become hot, cold again, or nothing.
+                fresh, found = repointed(row, data, moves)
+                writing.put("rows", key, fresh)
+                moved |= found
+            for number, old, new in here:
+                writing.put("values", pack_number(number), pack_place(number, new))
+                moved.add(old)
+            return moved
+
+        try:
+            return self._env.write(work)
+        except BadRow:
+            raise self._env.damaged("a row to be moved is damaged") from None
+
+    # ---- transactions ----
+
+    def project(self, leaving: Sequence[Leaving], lsn: int) -> None:
+        """Make rows of flows; once this has returned they may leave memory.
+
+        Raises:
+            ColdFull: the disk is full; nothing was changed.
+        """
+        first = self._next
+        ready = put_rows(leaving, first)
+
+        def work(writing: Writing) -> None:
+            self._delete_gone(writing)
+            ready(writing)
+            self._note(writing, first + len(leaving), lsn)
+
+        for record, *_ in leaving:
+            self.counts.add(record.type, record.state, 1)
+        try:
+            self._env.write(work)
+        except ColdFull:
+            for record, *_ in leaving:
+                self.counts.add(record.type, record.state, -1)
+            raise
+        self._next = first + len(leaving)
+        self.rows += len(leaving)
+        self._settle()
+        self._unmapped_rows += len(leaving)
+        if self._unmapped_rows >= COLD_REMAP_ROWS:
+            self._unmapped_rows = 0
+            self._env.remap()
+
+    def rest(self, requests: int = 0) -> None:
+        """End a step: what it looked at is forgotten; much that it let go of is deleted."""
+        if self._slots:
+            self._slots.clear()
+        if len(self._gone) >= self._flush_at:
+            try:
+                self.flush()
+            except ColdFull:
+                self._flush_at = 2 * len(self._gone)
+        if self._served < COLD_SERVED_REQUESTS:
+            self._served += requests
+            if self._served >= COLD_SERVED_REQUESTS:
+                self._env.served()
+
+    def flush(self) -> None:
+        """Delete what was let go of."""
+        if self._gone:
+
+            def work(writing: Writing) -> None:
+                self._delete_gone(writing)
+                self._note(writing, self._next, None)
+
+            self._env.write(work)
+            self._settle()
+
+    def sync(self) -> bytes:
+        """Put everything on disk; return the identity that `open` takes to come back to it."""
+
+        def work(writing: Writing) -> None:
+            self._delete_gone(writing)
+            self._note(writing, self._next, None)
+            rollback.begin_anew(writing, self._next)
+
+        self._env.sync(work)
+        self._begin = self._next
+        self._settle()
+        return self._env.identity
+
+    def _delete_gone(self, writing: Writing) -> None:
+        for row, slot in self._gone.items():
+            keeps = row < self._begin
+            if not delete_row(writing, row, slot.held, slot.spent, keeps=keeps):
+                raise self._env.damaged(f"row {row} is missing, or an index lacks it")
+
+    def _note(self, writing: Writing, next_row: int, lsn: int | None) -> None:
+        self.counts.write(writing)
+        writing.put("meta", _NEXT, pack_number(next_row))
+        if lsn is not None:
+            writing.put("meta", _LSN, pack_number(lsn))
+
+    def _settle(self) -> None:
+        """Forget what was waiting for the transaction that is over."""
+        self._gone.clear()
+        self._gone_values.clear()
+        self._slots.clear()
+        self._flush_at = COLD_BATCH_FLOWS
+        self._is_expiry_known = False
+        self.counts.settle()
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """Close in order."""
+        self._env.close()
+
+    def abandon(self) -> None:
+        """Close; safe to repeat."""
+        self._env.abandon()
+
+
+def _has(trail: bytes, place: bytes) -> bool:
+    at = trail.find(place)
+    while at > 0 and at % len(place):
+        at = trail.find(place, at + 1)
+    return at >= 0
