@@ -21,9 +21,8 @@ from ..index.table import Slot
 from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
 from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
 from ..log.log import Log
-from ..log.parts import END, RANGE, Part
+from ..log.parts import END, RANGE, Part, Span
 from ..log.position import POSITION_BYTES, Position, pack
-from ..log.recover import Span
 from ..log.values import Values
 from ..machine.state import ShardState
 from .liveness import Liveness, trail_index
@@ -83,6 +82,9 @@ class Merge:
         for source in self._sources:
             yield from self._copy(source)
         self._flush()
+        # What has made an entry dead may not be on disk yet, with relaxed durability; it goes there
+        # before the entry goes for ever.
+        self._log.sync()
         self._finish()
         yield True
         self._log.add_part(self._span)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..codec import decode_record
 from ..events import Dropped
 from ..index.table import Slot
 from ..record import Record
@@ -49,8 +50,19 @@ class Loading:
             self._enter_fresh()
         return slot
 
-    def unload(self, drop: Dropped) -> None:
-        """Take in a removal."""
+    def adopt(self, packed: bytes, trail: bytes, spent: list[tuple[int, int]] | None) -> None:
+        """Take in a flow as it was kept elsewhere; it is the only one of its name so far."""
+        state = self._state
+        record = decode_record(packed)
+        slot = Slot(record, record.version, trail, spent)
+        state.table.add(slot)
+        slot.held = packed
+        if record.extras is not None:
+            self._with_extras[id(slot)] = slot
+        state.enter(slot, record)
+
+    def unload(self, drop: Dropped) -> Slot | None:
+        """Take in a removal; return what is no more."""
         state = self._state
         slot = state.table.get(drop.partition_key, drop.id)
         if slot is not None:
@@ -61,6 +73,7 @@ class Loading:
             slot.version = 0
             state.buried.append(slot.trail)
             self._with_extras.pop(id(slot), None)
+        return slot
 
     def finish(self) -> None:
         """Make all indexes true."""
