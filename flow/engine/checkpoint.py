@@ -14,16 +14,16 @@ from ..host import Files
 from ..index.table import Slot
 from ..limits import SHORTCUT_BLOCK_BYTES, SHORTCUT_SLICE_ITEMS
 from ..log.log import Log
-from ..log.parts import Span
 from ..log.shortcut import (
     End,
     Facts,
-    FileSpan,
     Flows,
     Header,
     Places,
     ShortcutWriter,
     checkpoint_name,
+    file_span,
+    hints_of,
     remove_shortcuts,
 )
 from ..log.values import Values
@@ -51,7 +51,7 @@ class Checkpoint:
         self._header = Header(
             "checkpoint",
             state.settings.shard,
-            [_file_span(span) for span in log.spans.values() if span.part.last < self.segment],
+            [file_span(span) for span in log.spans.values() if span.part.last < self.segment],
             self.segment,
             offset,
             log.lsn,
@@ -95,7 +95,7 @@ class Checkpoint:
         yield True
         self._finish()
         yield True
-        remove_shortcuts(self._files, self._kept())
+        remove_shortcuts(self._files, {self._writer.name, *hints_of(self._log.spans.values())})
 
     def _write_facts(self) -> Iterator[bool]:
         self._facts.reverse()
@@ -150,9 +150,6 @@ class Checkpoint:
             )
         )
 
-    def _kept(self) -> set[str]:
-        return {self._writer.name}
-
 
 def _add(block: Flows, slot: Slot) -> int:
     held = slot.held
@@ -163,10 +160,6 @@ def _add(block: Flows, slot: Slot) -> int:
     block.records.append(packed)
     block.trails.append(slot.trail)
     return len(packed) + len(slot.trail)
-
-
-def _file_span(span: Span) -> FileSpan:
-    return FileSpan(*span.part, *span[1:])
 
 
 def _facts_of(state: ShardState) -> list[object]:

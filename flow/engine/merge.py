@@ -67,6 +67,18 @@ class Merge:
         self.is_done = False
         self.bytes_copied = 0
 
+    @property
+    def span(self) -> Span:
+        """What the merged file covers."""
+        return self._span
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether entries may lie in the merged file already: from then on it has to be finished
+        before anything else is written down about where they lie.
+        """
+        return self._part.number in self._log.spans
+
     def step(self) -> None:
         """Do the next slice: some milliseconds."""
         if next(self._steps, None) is None:
@@ -101,7 +113,7 @@ class Merge:
 
     def _copy(self, source: Span) -> Iterator[bool]:
         number = source.part.number
-        for at, header_lsn, data, lengths in _frames(self._log, source):
+        for at, header_lsn, data, lengths in frames_of(self._log, source):
             offset = at + HEADER_BYTES
             start = HEADER_BYTES
             for count, length in enumerate(lengths, 1):
@@ -197,7 +209,7 @@ def _move_in_trail(slot: Slot, old: Position, new: Position) -> bool:
     return True
 
 
-def _frames(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:
+def frames_of(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:
     """Yield (offset, LSN, bytes, lengths of the entries) of a file's frames, the marks left out."""
     at = 0
     number = source.part.number

@@ -7,12 +7,15 @@ from typing import Any
 
 import msgspec
 
-from ..codec import decode_entry
+from ..codec import decode_entry, decode_record
 from ..errors import CorruptLog
 from ..events import Delivered, Dropped, ValueStored
 from ..host import Files
+from ..log.keydir import rows_of
 from ..log.parts import Part, segment_name
 from ..log.position import pack
+from ..log.shortcut import Facts, Flow, Flows, Places, Shortcut, content_of
+from ..log.start import Recovery
 from ..log.values import Values
 from ..machine.loading import Loading
 from ..machine.state import ShardState
@@ -56,6 +59,30 @@ class Replay:
             at += length
             offset += length
 
+    def take_hint(self, hint: Shortcut) -> None:
+        """Take in a merged file by its hint."""
+        # In a merged file, no flow's records come before what removed an earlier flow of its name.
+        for block in content_of(self._files, hint, Facts):
+            assert isinstance(block, Facts)
+            for packed in block.entries:
+                self.take_fact(decode_entry(packed))
+        for block in content_of(self._files, hint, Flows, Places):
+            if isinstance(block, Flows):
+                for flow in block.each():
+                    self._take_run(flow)
+            elif isinstance(block, Places):
+                for row in rows_of(msgspec.structs.astuple(block)):
+                    self.take_value(*row)
+
+    def _take_run(self, flow: Flow) -> None:
+        record = decode_record(flow.packed)
+        slot = self.loading.load(record, flow.packed, flow.entered)
+        if flow.spent:
+            slot.spent = (slot.spent or []) + flow.spent
+        slot.trail += flow.trail
+        if len(slot.trail) > TRAIL_BYTES_MAX or record.extras is not None:
+            trim(slot, record, self.values)
+
     def take_value(self, value: int, number: int, offset: int, length: int) -> None:
         """Take in where a value lies."""
         self.values.add(value, number, offset, length)
@@ -90,8 +117,8 @@ class Replay:
             offset += length
         return found
 
-    def finish(self) -> None:
-        """Make all indexes true."""
+    def finish(self, recovered: Recovery) -> None:
+        """Make all indexes true, once the whole log was taken in."""
         self.loading.finish()
 
     def _unreadable(self, number: int, offset: int, error: Exception) -> CorruptLog:

@@ -8,11 +8,19 @@ from ..errors import CorruptLog
 from ..host import Files
 from ..log.parts import Part, Span, parts_in
 from ..log.recover import recover
-from ..log.shortcut import Shortcut, check, checkpoints_in, remove_shortcuts
-from ..log.start import Recovery, UnusableError
+from ..log.shortcut import (
+    Shortcut,
+    check,
+    checkpoints_in,
+    hint_name,
+    hints_of,
+    remove_shortcuts,
+)
+from ..log.start import Recovery, Start, UnusableError
 from ..log.values import Values
 from ..machine.state import ShardState
 from ..settings import Settings
+from .hints import hint_for
 from .replay import Replay
 from .resume import Resume
 
@@ -39,56 +47,96 @@ def restore(files: Files, settings: Settings) -> Restored:
         CorruptLog: the log is damaged before its tail, or holds what cannot be read; nothing was
             changed.
     """
-    notes: list[str] = []
+    attempts = [*checkpoints_in(files), None]
+    shortcuts = _Shortcuts(files, settings)
     restored: Restored | None = None
-    for name in checkpoints_in(files):
+    for name in attempts:
         try:
-            restored = _by_checkpoint(files, settings, name)
+            restored = shortcuts.restore(name)
             break
         except (UnusableError, CorruptLog) as error:
+            if name is None and isinstance(error, CorruptLog):
+                raise
             # Whether the log is damaged, only all of it tells.
-            notes.append(f"{name} is passed over: {error}")
+            shortcuts.notes.append(f"{name or 'a hint'} is passed over: {error}")
     if restored is None:
-        restored = _from_log(files, settings)
-    keep = set() if restored.checkpoint is None else {restored.checkpoint.name}
+        shortcuts.may_hint = False
+        restored = shortcuts.restore(None)
     try:
         # Before anything is appended: what does not fit this log might seem to fit a longer one.
-        remove_shortcuts(files, keep)
+        remove_shortcuts(files, shortcuts.kept(restored))
     except BaseException:
         _close(restored.log)
         restored.state.let_go()
         raise
-    return restored._replace(notes=notes)
+    return restored
 
 
-def _from_log(files: Files, settings: Settings) -> Restored:
-    replay = Replay(files, settings, parts_in(files))
-    try:
-        recovered = recover(files, replay.take)
-    except BaseException:
-        replay.state.let_go()
-        raise
-    replay.finish()
-    return Restored(replay.state, replay.values, recovered, None, [], [])
+class _Shortcuts:
+    """Tries one way after the other, and remembers which shortcuts were of no use."""
+
+    def __init__(self, files: Files, settings: Settings) -> None:
+        self._files = files
+        self._settings = settings
+        self._parts = parts_in(files)
+        self._used: list[Span] = []
+        """Merged files that were not read, because a hint was."""
+        self._useless: set[str] = set()
+        self.may_hint = True
+        self.notes: list[str] = []
+
+    def restore(self, checkpoint_name: str | None) -> Restored:
+        """Make the state by a checkpoint and the log's tail, or by the whole log."""
+        files, settings = self._files, self._settings
+        self._used.clear()
+        if checkpoint_name is None:
+            checkpoint = None
+            replay = Replay(files, settings, self._parts)
+        else:
+            checkpoint = check(files, checkpoint_name, settings.shard, "checkpoint")
+            replay = Resume(files, settings, self._parts, checkpoint)
+        try:
+            recovered = recover(
+                files,
+                replay.take,
+                None if checkpoint is None else checkpoint.start,
+                lambda part: self._take_hint(replay, part),
+            )
+            replay.finish(recovered)
+        except BaseException:
+            replay.state.let_go()
+            raise
+        unread = list(self._used)
+        if checkpoint is not None:
+            unread += unread_of(checkpoint.start, recovered)
+        return Restored(replay.state, replay.values, recovered, checkpoint, unread, self.notes)
+
+    def _take_hint(self, replay: Replay, part: Part) -> Span | None:
+        if not self.may_hint:
+            return None
+        try:
+            hint = hint_for(self._files, part, self._settings.shard)
+        except UnusableError as error:
+            self._useless.add(hint_name(part))
+            self.notes.append(f"{hint_name(part)} is passed over: {error}")
+            return None
+        if hint is None:
+            return None
+        replay.take_hint(hint)
+        (file,) = hint.header.files
+        self._used.append(file.span)
+        return file.span
+
+    def kept(self, restored: Restored) -> set[str]:
+        """Return the names of the shortcuts that are of this log."""
+        kept = set(hints_of(restored.log.spans.values())) if self.may_hint else set()
+        if restored.checkpoint is not None:
+            kept.add(restored.checkpoint.name)
+        return kept - self._useless
 
 
-def _by_checkpoint(files: Files, settings: Settings, name: str) -> Restored:
-    checkpoint = check(files, name, settings.shard, "checkpoint")
-    resume = Resume(files, settings, parts_in(files), checkpoint)
-    try:
-        recovered = recover(files, resume.take, checkpoint.start)
-    except BaseException:
-        resume.state.let_go()
-        raise
-    resume.finish()
-    resume.settle(recovered)
-    unread = unread_of(checkpoint, recovered)
-    return Restored(resume.state, resume.values, recovered, checkpoint, unread, [])
-
-
-def unread_of(checkpoint: Shortcut, recovered: Recovery) -> list[Span]:
+def unread_of(start: Start, recovered: Recovery) -> list[Span]:
     """Return the files that a checkpoint has spared, as far as it has."""
-    start = checkpoint.start
     unread = [span for number, span in start.spans.items() if number in recovered.spans]
     if start.offset:
         part = Part(start.segment, start.segment, start.segment)

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..codec import decode_entry
+from ..codec import decode_entry, decode_record
 from ..events import ValueStored
 from ..host import Files
 from ..index.table import Slot
+from ..log.keydir import rows_of
 from ..log.parts import Part
 from ..log.position import POSITION_BYTES, Position, pack, unpack
 from ..log.shortcut import Facts, Flows, Places, Shortcut, content_of
@@ -90,26 +91,38 @@ class Resume(Replay):
 
     def _adopt(self, block: Flows) -> None:
         adopt = self.loading.adopt
-        spent: dict[int, list[tuple[int, int]]] = {}
-        for index, version, number in block.spent:
-            spent.setdefault(index, []).append((version, number))
-        for index, (packed, trail) in enumerate(zip(block.records, block.trails, strict=True)):
-            adopt(packed, trail, spent.get(index))
+        for packed, trail, spent, _ in block.each():
+            adopt(packed, trail, spent)
 
     # ---- merged files ----
 
+    def take_hint(self, hint: Shortcut) -> None:
+        """Note where what a merged file holds lies now."""
+        self.load()
+        for block in content_of(self._files, hint, Flows, Places):
+            if isinstance(block, Flows):
+                for packed, trail, _, _ in block.each():
+                    record = decode_record(packed)
+                    oldest = record.version - len(trail) // POSITION_BYTES + 1
+                    for version, position in enumerate(unpack(trail), oldest):
+                        self._repoint_record(record, version, position)
+            elif isinstance(block, Places):
+                for number, *place in rows_of(msgspec.structs.astuple(block)):
+                    self._repoint_value(number, Position(*place))
+            self.state.table.pack()
+
     def _repoint(self, entry: object, position: Position) -> None:
         if isinstance(entry, Record):
-            self.repoint_record(entry, position)
+            self._repoint_record(entry, entry.version, position)
         elif isinstance(entry, ValueStored):
-            self.repoint_value(entry.number, position)
+            self._repoint_value(entry.number, position)
 
-    def repoint_record(self, record: Record, position: Position) -> None:
+    def _repoint_record(self, record: Record, version: int, position: Position) -> None:
         """Note where one of a flow's records lies now, if the flow has it."""
         slot = self.state.table.get(record.partition_key, record.id)
         if slot is not None:
             # The versions in a trail follow each other, and the last one is the record's.
-            at = len(slot.trail) - (slot.version - record.version + 1) * POSITION_BYTES
+            at = len(slot.trail) - (slot.version - version + 1) * POSITION_BYTES
             if 0 <= at < len(slot.trail):
                 (old,) = unpack(slot.trail[at : at + POSITION_BYTES])
                 if self._is_covered(old, position):
@@ -118,7 +131,7 @@ class Resume(Replay):
                     return
         self._dead_copies.append(position)
 
-    def repoint_value(self, number: int, position: Position) -> None:
+    def _repoint_value(self, number: int, position: Position) -> None:
         """Note where a value lies now, if it still counts."""
         old = self.values.place(number)
         if old is None or not self._is_covered(old, position):
@@ -161,8 +174,9 @@ class Resume(Replay):
         for position in self._dead_copies:
             self.values.dead.add(position)
 
-    def settle(self, recovered: Recovery) -> None:
-        """Forget what was dead of files that are no more."""
+    def finish(self, recovered: Recovery) -> None:
+        """Make all indexes true, and forget what was dead of files that are no more."""
+        super().finish(recovered)
         dead = self.values.dead
         for trail in self.state.buried:
             self.values.bury(trail)

@@ -25,6 +25,7 @@ from ..limits import (
 from ..log.log import Log
 from ..log.parts import Span
 from .checkpoint import Checkpoint
+from .hints import Hint
 from .merge import Merge
 from .restore import Restored
 from .scrub import Scrub
@@ -42,7 +43,7 @@ class Upkeep:
         self._state = restored.state
         self._values = restored.values
         self._settle = settle
-        self._job: Merge | Checkpoint | None = None
+        self._job: Merge | Hint | Checkpoint | None = None
         self._scrub = Scrub(log, restored.unread)
         self._looked_at: tuple[int, int] = (-1, -1)
         last = restored.checkpoint
@@ -97,24 +98,25 @@ class Upkeep:
             if self._scrub.is_done:
                 return False
             self._scrub.step()
-        elif isinstance(self._job, Checkpoint):
-            self._step_checkpoint(self._job)
-        else:
+        elif isinstance(self._job, Merge):
             self._settle()
             self._step_merge(self._job)
+        else:
+            self._step_shortcut(self._job)
         return True
 
     def checkpoint(self) -> None:
-        """Write a checkpoint now, in one go; one under way is finished."""
-        if isinstance(self._job, Merge):
-            self._give_up()
-        if self._job is None:
-            self._job = self._begin_checkpoint()
+        """Write a checkpoint now, in one go, once what is under way is finished."""
+        while self._job is not None:
+            self.step()
+        self._job = self._begin_checkpoint()
         while isinstance(self._job, Checkpoint):
-            self._step_checkpoint(self._job)
+            self._step_shortcut(self._job)
 
     def close(self) -> None:
         """End in order: with a checkpoint, if the next start is spared much by it."""
+        if isinstance(self._job, Merge) and not self._job.is_placed:
+            self._give_up()
         size = self._size or len(self._state.table) * CHECKPOINT_FLOW_BYTES
         if (
             self.tail_bytes >= CHECKPOINT_CLOSE_BYTES
@@ -133,9 +135,11 @@ class Upkeep:
         self._job.abandon()
         self._job = None
 
-    def _choose_job(self) -> Merge | Checkpoint | None:
+    def _choose_job(self) -> Merge | Hint | Checkpoint | None:
         if self._has_grown:
             return self._begin_checkpoint()
+        if self._looked_at == self._seen:
+            return None
         sources = self._choose()
         if sources:
             self._settle()
@@ -154,25 +158,35 @@ class Upkeep:
             self._do_without()
             return None
 
-    def _step_checkpoint(self, job: Checkpoint) -> None:
+    def _step_shortcut(self, job: Checkpoint | Hint) -> None:
         try:
             job.step()
         except OSError:
             self._give_up()
             self._do_without()
             return
-        if job.is_done:
-            self._job = None
+        if not job.is_done:
+            return
+        self._job = None
+        if isinstance(job, Checkpoint):
             self.checkpoints += 1
+            self._looked_at = (-1, -1)
             self._begin = job.segment
             self._size = job.size
             self._tail_bytes = -job.written_before
 
     def _do_without(self) -> None:
-        """Go on without a checkpoint for a while: the disk may be full. The log needs none."""
+        """Go on without it, and for a while without another one: the disk may be full."""
         if self._log.is_broken:
             raise
         self._next_bytes = self._log.bytes_written + CHECKPOINT_LOG_BYTES
+
+    def _begin_hint(self, merged: Span) -> Hint | None:
+        try:
+            return Hint(self._files, self._log, self._state, self._values, merged)
+        except OSError:
+            self._do_without()
+            return None
 
     def _must_free(self) -> bool:
         """Whether much is dead in files that no merge may touch before the next checkpoint."""
@@ -197,7 +211,7 @@ class Upkeep:
         if job.is_done:
             self.merges += 1
             self.bytes_copied += job.bytes_copied
-            self._job = None
+            self._job = self._begin_hint(job.span)
 
     def dead_ratio(self, span: Span) -> float:
         """Return how much of a file nobody needs any more, 0 to 1."""

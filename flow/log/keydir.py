@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .position import Position
 
@@ -202,6 +202,23 @@ class Keydir:
 
 def _position(place: int, length: int) -> Position:
     return Position(place >> _OFFSET_BITS, place & _OFFSET_MASK, length)
+
+
+def columns_of(rows: Iterable[tuple[int, int, int, int]]) -> Columns:
+    """Return (number, segment, offset, length) of values as columns."""
+    numbers, places, lengths = array(_PLACE), array(_PLACE), array(_LENGTH)
+    for number, segment, offset, length in rows:
+        numbers.append(number)
+        places.append(segment << _OFFSET_BITS | offset)
+        lengths.append(length)
+    return _bytes(numbers), _bytes(places), _bytes(lengths)
+
+
+def rows_of(columns: Columns) -> Iterator[tuple[int, int, int, int]]:
+    """Return the rows of columns."""
+    numbers, places = _array(_PLACE, columns[0]), _array(_PLACE, columns[1])
+    for number, place, length in zip(numbers, places, _array(_LENGTH, columns[2]), strict=True):
+        yield number, place >> _OFFSET_BITS, place & _OFFSET_MASK, length
 
 
 def _first(key: int) -> int:

@@ -141,6 +141,22 @@ def _without_covered(found: list[Part]) -> tuple[list[Part], list[Part]]:
 _END_BYTES = HEADER_BYTES + END.size + 4
 
 
+def is_merged_as(files: Files, span: Span) -> bool:
+    """Whether a merged file is as long as it was and covers what it did; its middle is not read."""
+    handle = files.open(span.part.name)
+    try:
+        head = memoryview(handle.pread(HEADER_BYTES + RANGE.size + 4, 0))
+        end = memoryview(handle.pread(_END_BYTES, max(0, span.size - _END_BYTES)))
+        if handle.size() != span.size:
+            return False
+    finally:
+        handle.close()
+    if read_header(head, 0) is None or read_header(end, 0) is None:
+        return False
+    covered = RANGE.unpack_from(head, HEADER_BYTES)
+    return covered == (span.first_lsn, span.last_lsn, span.merged_lsn)
+
+
 def _take_merged(
     files: Files,
     part: Part,

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from struct import Struct as Layout
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -93,6 +93,15 @@ class Facts(Struct, array_like=True, frozen=True, tag_field="op", tag=2, gc=Fals
     entries: list[bytes]
 
 
+class Flow(NamedTuple):
+    """One flow of a block."""
+
+    packed: bytes
+    trail: bytes
+    spent: list[tuple[int, int]] | None
+    entered: list[int] | None
+
+
 class Flows(Struct, array_like=True, frozen=True, tag_field="op", tag=3, gc=False):
     """Flows, column by column."""
 
@@ -105,6 +114,15 @@ class Flows(Struct, array_like=True, frozen=True, tag_field="op", tag=3, gc=Fals
     entered: list[tuple[int, list[int]]] = []
     """Of a hint, (index of the flow, numbers of the values that its first record there names), if
     these are others than those that the newest names."""
+
+    def each(self) -> Iterator[Flow]:
+        """Yield flow after flow."""
+        spent: dict[int, list[tuple[int, int]]] = {}
+        for index, version, number in self.spent:
+            spent.setdefault(index, []).append((version, number))
+        entered = dict(self.entered)
+        for index, (packed, trail) in enumerate(zip(self.records, self.trails, strict=True)):
+            yield Flow(packed, trail, spent.get(index), entered.get(index))
 
 
 class Places(Struct, array_like=True, frozen=True, tag_field="op", tag=4, gc=False):
@@ -148,12 +166,22 @@ def hint_name(part: Part) -> str:
     return part.name.removesuffix(".log") + ".hint"
 
 
+def file_span(span: Span) -> FileSpan:
+    """Return a span as it is written down."""
+    return FileSpan(*span.part, *span[1:])
+
+
+def hints_of(spans: Iterable[Span]) -> list[str]:
+    """Return what the hints of merged files are called."""
+    return [hint_name(span.part) for span in spans if span.part.is_merged]
+
+
 def checkpoints_in(files: Files) -> list[str]:
     """Return the names of the checkpoints, the newest first."""
     return [name for name in reversed(files.names()) if _CHECKPOINT.fullmatch(name)]
 
 
-def remove_shortcuts(files: Files, keep: frozenset[str] | set[str] = frozenset()) -> int:
+def remove_shortcuts(files: Files, keep: Collection[str] = ()) -> int:
     """Remove shortcuts, whole or not, but for those named; return how many."""
     names = [name for name in files.names() if _SHORTCUT.fullmatch(name) and name not in keep]
     for name in names:
@@ -175,8 +203,13 @@ class ShortcutWriter:
         self._crc = 0
         self._blocks = 0
         self._unsynced = 0
+        self._is_finished = False
         self.size = 0
-        self._write(_HEAD.pack(MAGIC, VERSION))
+        try:
+            self._write(_HEAD.pack(MAGIC, VERSION))
+        except BaseException:
+            self.abandon()
+            raise
 
     def add(self, block: Header | Content) -> None:
         """Write a block; now and then sync, a little at a time."""
@@ -198,12 +231,17 @@ class ShortcutWriter:
         self._file.close()
         self._files.replace(self.name + _NEW, self.name)
         self._files.sync_directory()
+        self._is_finished = True
 
     def abandon(self) -> None:
         """Stop in the middle. What cannot be removed now, the next start removes."""
         self._file.close()
-        with contextlib.suppress(OSError):
-            self._files.remove(self.name + _NEW)
+        if self._is_finished:
+            return
+        # It has its own name already if only the directory could not be synced.
+        for name in (self.name + _NEW, self.name):
+            with contextlib.suppress(OSError):
+                self._files.remove(name)
 
     def _add(self, block: Header | Content | End) -> None:
         body = _encode(block)

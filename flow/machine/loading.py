@@ -27,8 +27,11 @@ class Loading:
         self._with_extras: dict[int, Slot] = {}
         """By identity: what may have a family or a deadline."""
 
-    def load(self, record: Record, packed: bytes) -> Slot:
-        """Take in a record, and the bytes that it was read from; return its slot."""
+    def load(self, record: Record, packed: bytes, entered: list[int] | None = None) -> Slot:
+        """Take in a record, and the bytes that it was read from; return its slot.
+
+        `entered`: it stands for several; the values that the first of them names.
+        """
         state = self._state
         slot = state.table.get(record.partition_key, record.id)
         if slot is None:
@@ -36,7 +39,7 @@ class Loading:
             state.table.add(slot)
         else:
             old: Record = slot.held  # The table unpacks what it hands out.
-            note_spent(slot, old, record)
+            note_spent(slot, old, record, entered)
             if slot.version:
                 state.leave(slot, old)
                 slot.version = 0

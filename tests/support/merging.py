@@ -50,6 +50,9 @@ def small_files() -> Iterator[pytest.MonkeyPatch]:
 class MergingMachine(EngineMachine):
     """The engine's machine, with merges: some slices, whole ones, and ones that are cut short."""
 
+    is_hurt = False
+    """Whether the disk has failed, so that a checkpoint may be left that is of no use."""
+
     @rule(rounds=st.integers(1, 6), picks=st.data())
     def much_is_written(self, rounds: int, picks: st.DataObject) -> None:
         for _ in range(rounds):
@@ -88,6 +91,7 @@ class MergingMachine(EngineMachine):
     )
     def the_disk_fails_in_a_merge(self, operation: str, **fault: Any) -> None:
         self.disk.fail(operation, error=errno.EIO, **fault)
+        self.is_hurt = True
         try:
             while self.engine.upkeep.step():
                 pass
