@@ -66,6 +66,10 @@ class MemoryFiles:
         """Remove a file."""
         del self.files[name]
 
+    def replace(self, old: str, new: str) -> None:
+        """Rename a file over another one."""
+        self.files[new] = self.files.pop(old)
+
     def sync_directory(self) -> None:
         """Memory needs no sync."""
 

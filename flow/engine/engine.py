@@ -26,16 +26,15 @@ from ..log.log import Log
 from ..log.position import POSITION_BYTES, Position, unpack
 from ..log.recover import refuse_missing
 from ..log.space import Space
-from ..log.values import Values
 from ..machine import claim, policies, reads
 from ..machine.cascade import follow
 from ..machine.decide import TABLE, Decide
-from ..machine.state import ShardState
 from ..machine.takeback import take_back
 from ..machine.turn import Turn
 from ..replies import Data, Done, Events, Rejected, Reply
 from ..settings import Settings
 from .hydrate import Hydrator
+from .projections import Projections
 from .restore import restore
 from .room import fits, no_room
 from .stats import check_invariants, compare
@@ -80,26 +79,26 @@ class Engine:
         self._entropy = entropy
         self._files = files
         self._sync = sync
-        self.state = ShardState(settings)
-        self.values = Values()
-        self.hydrator = Hydrator(self.values, self)
         space = Space(files)
-        self.cold_fault: str | None = None
+        projections = Projections(folder, entropy)
+        self.restored = restored = restore(files, settings, projections)
+        self.state = restored.state
+        self.values = restored.values
+        self.cold = restored.cold
+        self.cold_fault = projections.fault
         """Why ended flows stay in memory although they should not."""
-        self.cold = None if folder is None else self._open_cold(folder)
+        self.hydrator = Hydrator(self.values, self)
         try:
-            recovered = restore(files, self.state, self.values)
-            self.log = Log(files, recovered, space)
+            self.log = Log(files, restored.log, space)
         except BaseException:
-            if self.cold is not None:
-                self.cold.abandon()
+            projections.abandon()
             raise
-        self.cut_bytes = recovered.cut_bytes
+        self.cut_bytes = restored.log.cut_bytes
         self.commands = 0
         self._writer: Writer | None = None
         self._must_sync = False
         """Whether this batch holds what other shards rely on."""
-        self.upkeep = Upkeep(self.log, self.state, self.values, self.cold)
+        self.upkeep = Upkeep(files, self.log, restored, self._settle)
         self._bury()
         self._delivered: dict[int, int] = {}
         """Acknowledgements that the log does not have yet: they go with the next frame."""
@@ -107,20 +106,6 @@ class Engine:
         """A sweep that found no room for what it writes waits until then."""
         self.touched: set[str] | None = None
         """When set: collects the types of the flows that were written."""
-
-    def _open_cold(self, folder: Folder) -> Cold | None:
-        """Begin with no cold flows: recovery brings all flows into memory."""
-        try:
-            cold = Cold.open(folder, self._entropy.token_bytes(UUID_BYTES))
-        except (lmdb_error, OSError) as error:
-            self.cold_fault = f"ended flows stay in memory: {folder.path}: {error}"
-            return None
-        self.state.cold = cold
-        self.state.closed = deque()
-        self.values.elsewhere = lambda number: (
-            None if (place := cold.place(number)) is None else next(unpack(place))
-        )
-        return cold
 
     def step(self, requests: Sequence[Request], now_ms: int, order_us: int) -> list[Answer]:
         """Answer a batch: all its writes are on disk when this returns (unless relaxed).
@@ -271,6 +256,15 @@ class Engine:
             writer.add_fact(Delivered(dest, number))
         self._delivered.clear()
 
+    def _settle(self) -> None:
+        """Log what memory alone has: whoever copies one or the other finds both of one mind."""
+        if self._delivered:
+            writer = Writer(self.log, self.values)
+            self._note_delivered(writer)
+            # On a full disk they may be left out: their posts are passed over a second time.
+            if self.log.has_room(writer.size):
+                writer.commit(sync=self._sync)
+
     def collect(self, query: family.Collect, now_ms: int) -> family.Outbound | None:
         """Return what the courier is to do for this shard; None while there is nothing.
 
@@ -298,13 +292,8 @@ class Engine:
 
     def close(self) -> None:
         """Sync and close the log, and give the directory back."""
+        self._settle()
         self.upkeep.close()
-        if self._delivered:
-            writer = Writer(self.log, self.values)
-            self._note_delivered(writer)
-            # On a full disk they may be left out: their posts are passed over a second time.
-            if self.log.has_room(writer.size):
-                writer.commit(sync=False)
         self.log.close()
         if self.cold is not None:
             self.cold.close()
@@ -337,7 +326,7 @@ class Engine:
 
     def abandon(self) -> None:
         """Close the files as they are: after a failure, only recovery knows what they hold."""
-        self.upkeep.close()
+        self.upkeep.abandon()
         self.log.abandon()
         if self.cold is not None:
             self.cold.abandon()

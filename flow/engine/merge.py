@@ -22,9 +22,8 @@ from ..index.table import Slot
 from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
 from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
 from ..log.log import Log
-from ..log.parts import END, RANGE, Part
+from ..log.parts import END, RANGE, Part, Span
 from ..log.position import Position
-from ..log.recover import Span
 from ..log.values import Values
 from ..machine.state import ShardState
 from .liveness import TOMBSTONES, Liveness
@@ -75,6 +74,18 @@ class Merge:
         self.is_done = False
         self.bytes_copied = 0
 
+    @property
+    def span(self) -> Span:
+        """What the merged file covers."""
+        return self._span
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether entries may lie in the merged file already: from then on it has to be finished
+        before anything else is written down about where they lie.
+        """
+        return self._part.number in self._log.spans
+
     def step(self) -> None:
         """Do the next slice: some milliseconds."""
         if next(self._steps, None) is None:
@@ -87,7 +98,7 @@ class Merge:
 
     def discard(self) -> bool:
         """Stop and throw the file away; False: too late, it has its place in the log."""
-        if self._part.number in self._log.spans:
+        if self.is_placed:
             return False
         self.abandon()
         self._log.discard(self._part)
@@ -114,7 +125,7 @@ class Merge:
 
     def _copy(self, source: Span) -> Iterator[bool]:
         number = source.part.number
-        for at, header_lsn, data, lengths in _frames(self._log, source):
+        for at, header_lsn, data, lengths in frames_of(self._log, source):
             offset = at + HEADER_BYTES
             start = HEADER_BYTES
             for count, length in enumerate(lengths, 1):
@@ -201,7 +212,7 @@ class Merge:
         self._values.dead.forget(source.part.number for source in self._sources)
 
 
-def _frames(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:
+def frames_of(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:
     """Yield (offset, LSN, bytes, lengths of the entries) of a file's frames, the marks left out."""
     at = 0
     number = source.part.number

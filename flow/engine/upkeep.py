@@ -1,103 +1,252 @@
-"""What a shard does for itself between batches: merging, and projecting, a slice at a time."""
+"""What a shard does for itself between batches, a slice at a time.
+
+Checkpoints, merges and their hints, scrubbing, projecting. At most one job at a time, but that a
+merge and the projector take turns: a checkpoint is of a log whose entries stay where they are, and
+of flows that do not become cold before they are written down. And once
+there is one, a merge leaves alone what comes after the frame that it begins with. So the tail that
+is read on top of it has every frame of its own, in the order in which they were written.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
-from ..cold.store import Cold
-from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEAL_BYTES_MIN, SEGMENT_BYTES
+from ..host import Files
+from ..limits import (
+    CHECKPOINT_CLOSE_BYTES,
+    CHECKPOINT_CLOSE_RATIO,
+    CHECKPOINT_DEAD_RATIO,
+    CHECKPOINT_FLOW_BYTES,
+    CHECKPOINT_GROWTH_RATIO,
+    CHECKPOINT_LOG_BYTES,
+    MERGE_DEAD_RATIO,
+    MERGE_FILES_MIN,
+    SEAL_BYTES_MIN,
+    SEGMENT_BYTES,
+)
 from ..log.log import Log
-from ..log.recover import Span
-from ..log.values import Values
-from ..machine.state import ShardState
+from ..log.parts import Span
+from .checkpoint import Checkpoint
+from .hints import Hint
 from .merge import Merge
 from .project import Projector
+from .restore import Restored
+from .scrub import Scrub
 
 
 class Upkeep:
-    """At most one merge at a time. Nothing is lost if the process ends at any point of it."""
+    """At most one job at a time. Nothing is lost if the process ends at any point of it."""
 
     def __init__(
-        self, log: Log, state: ShardState, values: Values, cold: Cold | None = None
+        self, files: Files, log: Log, restored: Restored, settle: Callable[[], None]
     ) -> None:
-        self._cold = cold
-        self._projector = None if cold is None else Projector(log, state, values, cold)
-        self._is_turn_of_merge = False
+        """`settle`: writes to the log what memory alone has."""
+        self._files = files
         self._log = log
-        self._state = state
-        self._values = values
-        self._merge: Merge | None = None
+        self._state = restored.state
+        self._values = restored.values
+        self._settle = settle
+        self._cold = cold = restored.cold
+        self._projector = (
+            None if cold is None else Projector(log, restored.state, restored.values, cold)
+        )
+        self._is_turn_of_job = False
+        self._job: Merge | Hint | Checkpoint | None = None
+        self._scrub = Scrub(log, restored.unread)
         self._looked_at: tuple[int, int] = (-1, -1)
+        last = restored.checkpoint
+        self._begin = 0 if last is None else last.start.segment
+        """The first segment that the last checkpoint does not have whole; 0 if there is none."""
+        self._size = 0 if last is None else last.size
+        """The size of the last checkpoint."""
+        self._tail_bytes = self._bytes_since(0 if last is None else last.start.offset)
+        self._is_wanted = False
+        self._next_bytes = 0
+        """After a failure: how much has to be written until another one is tried."""
         self.merges = 0
+        self.checkpoints = 0
         self.bytes_copied = 0
 
     @property
     def is_needed(self) -> bool:
         """Whether there may be something to do."""
-        return self._merge is not None or self._is_projecting or self._may_merge
+        if self._job is not None or not self._scrub.is_done or self._is_due:
+            return True
+        return bool(self._log.spans) and self._looked_at != self._seen
 
     @property
-    def _may_merge(self) -> bool:
-        if not self._state.settings.upkeep:
-            return False
-        return (bool(self._log.spans) or self._may_seal) and self._looked_at != self._seen
-
-    @property
-    def _may_seal(self) -> bool:
-        """Whether the segment that is being written is half dead already."""
-        segment, size = self._log.position
-        return size >= SEAL_BYTES_MIN and self._values.dead.of(segment) >= size * MERGE_DEAD_RATIO
-
-    @property
-    def _is_projecting(self) -> bool:
-        return self._projector is not None and not self._projector.is_done
+    def tail_bytes(self) -> int:
+        """How much of the log the next start has to read on top of the last checkpoint."""
+        return self._tail_bytes + self._log.bytes_written
 
     @property
     def _seen(self) -> tuple[int, int]:
         """What has to change before there can be something to do again."""
         return self._log.next_number, self._values.dead.counted
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether it is time for a checkpoint, by the growth of the log."""
+        grown = self.tail_bytes
+        return self._is_wanted or (
+            grown >= CHECKPOINT_LOG_BYTES
+            and grown >= CHECKPOINT_GROWTH_RATIO * self._size
+            and self._log.bytes_written >= self._next_bytes
+        )
+
     def step(self) -> bool:
-        """Do a slice of what is to be done; return whether there was anything."""
-        # Merging and projecting take turns: neither has to wait until the other is done.
-        self._is_turn_of_merge = not self._is_turn_of_merge or not self._is_projecting
-        if self._is_turn_of_merge and self._merge_on():
+        """Do a slice of what is to be done; return whether there was anything.
+
+        Raises:
+            CorruptLog: what was not read at the start, or is merged, is damaged.
+        """
+        # A job and projecting take turns: neither has to wait until the other is done.
+        self._is_turn_of_job = not self._is_turn_of_job or not self._may_project
+        if self._is_turn_of_job and self._job_on():
             return True
-        if self._projector is None or self._projector.is_done:
-            return False
+        if self._projector is None or not self._may_project:
+            return self._job is not None
         self._projector.step()
         return True
 
-    def _merge_on(self) -> bool:
-        """Do a slice of a merge; return whether there was anything to merge."""
-        if self._merge is None:
-            if not self._may_merge:
+    @property
+    def _may_project(self) -> bool:
+        return self._is_projecting and not isinstance(self._job, Checkpoint)
+
+    def _job_on(self) -> bool:
+        """Do a slice of a job; return whether there was any."""
+        if self._job is None and self._state.settings.upkeep:
+            self._job = self._choose_job()
+        if self._job is None:
+            if self._scrub.is_done or not self._state.settings.upkeep:
                 return False
-            if self._may_seal:
-                self._log.rotate()
-            sources = self._choose()
-            if not sources or not self._log.space.has_room(sum(map(self._live_bytes, sources))):
-                return False
-            self._merge = Merge(self._log, self._state, self._values, sources, self._cold)
-        try:
-            self._merge.step()
-        except OSError as error:
-            self._log.space.refused(error)
-            if not self._merge.discard():
-                raise
-            self._merge = None
-            return False
-        if self._merge.is_done:
-            self.merges += 1
-            self.bytes_copied += self._merge.bytes_copied
-            self._merge = None
+            self._scrub.step()
+        elif isinstance(self._job, Merge):
+            self._settle()
+            self._step_merge(self._job)
+        else:
+            self._step_shortcut(self._job)
         return True
 
+    def checkpoint(self) -> None:
+        """Write a checkpoint now, in one go, once what is under way is finished."""
+        while self._job is not None:
+            self.step()
+        self._job = self._begin_checkpoint()
+        while isinstance(self._job, Checkpoint):
+            self._step_shortcut(self._job)
+
     def close(self) -> None:
+        """End in order: with a checkpoint, if the next start is spared much by it."""
+        if isinstance(self._job, Merge) and not self._job.is_placed:
+            self._give_up()
+        size = self._size or len(self._state.table) * CHECKPOINT_FLOW_BYTES
+        if (
+            self.tail_bytes >= CHECKPOINT_CLOSE_BYTES
+            and self.tail_bytes * CHECKPOINT_CLOSE_RATIO >= size
+        ):
+            self.checkpoint()
+        self.abandon()
+
+    def abandon(self) -> None:
         """Give up what is under way."""
-        if self._merge is not None:
-            self._merge.abandon()
-            self._merge = None
+        if self._job is not None:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        assert self._job is not None
+        self._job.abandon()
+        self._job = None
+
+    def _choose_job(self) -> Merge | Hint | Checkpoint | None:
+        if self._is_due:
+            return self._begin_checkpoint()
+        if self._looked_at == self._seen:
+            return None
+        if self._may_seal:
+            self._log.rotate()
+        sources = self._choose()
+        if sources and self._log.space.has_room(sum(map(self._live_bytes, sources))):
+            self._settle()
+            return Merge(self._log, self._state, self._values, sources, self._cold)
+        if self._must_free():
+            return self._begin_checkpoint()
+        return None
+
+    # ---- checkpoints ----
+
+    def _begin_checkpoint(self) -> Checkpoint | None:
+        self._is_wanted = False
+        self._settle()
+        try:
+            cold = None if self._cold is None else self._cold.sync()
+            return Checkpoint(self._files, self._log, self._state, self._values, cold)
+        except OSError:
+            self._do_without()
+            return None
+
+    def _step_shortcut(self, job: Checkpoint | Hint) -> None:
+        try:
+            job.step()
+        except OSError:
+            self._give_up()
+            self._do_without()
+            return
+        if not job.is_done:
+            return
+        self._job = None
+        if isinstance(job, Checkpoint):
+            self.checkpoints += 1
+            self._looked_at = (-1, -1)
+            self._begin = job.segment
+            self._size = job.size
+            self._tail_bytes = -job.written_before
+
+    def _do_without(self) -> None:
+        """Go on without it, and for a while without another one: the disk may be full."""
+        if self._log.is_broken:
+            raise
+        self._next_bytes = self._log.bytes_written + CHECKPOINT_LOG_BYTES
+
+    def _begin_hint(self, merged: Span) -> Hint | None:
+        try:
+            return Hint(self._files, self._log, self._state, self._values, merged)
+        except OSError:
+            self._do_without()
+            return None
+
+    def _must_free(self) -> bool:
+        """Whether much is dead in files that no merge may touch before the next checkpoint."""
+        if not self._begin or self._log.bytes_written < self._next_bytes:
+            return False
+        dead = sum(
+            self._values.dead.of(span.part.number)
+            for span in self._log.spans.values()
+            if span.part.last >= self._begin
+        )
+        return dead >= CHECKPOINT_LOG_BYTES and dead >= CHECKPOINT_DEAD_RATIO * self._size
+
+    def _bytes_since(self, offset: int) -> int:
+        """Return the size of the log from an offset of the segment that is to be read first on."""
+        sizes = (span.size for span in self._log.spans.values() if span.part.last >= self._begin)
+        return sum(sizes) + self._log.position[1] - offset - self._log.bytes_written
+
+    # ---- merges ----
+
+    def _step_merge(self, job: Merge) -> None:
+        try:
+            job.step()
+        except OSError as error:
+            self._log.space.refused(error)
+            if not job.discard():
+                raise
+            self._job = None
+            return
+        if job.is_done:
+            self.merges += 1
+            self.bytes_copied += job.bytes_copied
+            self._job = self._begin_hint(job.span)
 
     def statistics(self) -> dict[str, int]:
         """Return what the log takes, and what was done about it."""
@@ -108,6 +257,7 @@ class Upkeep:
             "dead_bytes": sum(self._values.dead.of(span.part.number) for span in spans),
             "merges": self.merges,
             "merged_bytes": self.bytes_copied,
+            "checkpoints": self.checkpoints,
         }
 
     def dead_ratio(self, span: Span) -> float:
@@ -117,7 +267,10 @@ class Upkeep:
     def _choose(self) -> list[Span]:
         """Return neighbours to merge: those with much that is dead, or many small files."""
         self._looked_at = self._seen
-        spans = sorted(self._log.spans.values(), key=lambda span: span.part.first)
+        spans = sorted(
+            (s for s in self._log.spans.values() if not self._begin or s.part.last < self._begin),
+            key=lambda span: span.part.first,
+        )
         worst = max(spans, key=self.dead_ratio, default=None)
         if worst is not None and self.dead_ratio(worst) >= MERGE_DEAD_RATIO:
             return self._around(spans, spans.index(worst))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from ..errors import DELETED, CorruptLog
 from ..host import File, Files
 from ..limits import OPEN_SEGMENTS_MAX, SEGMENT_BYTES, SEGMENT_GROW_BYTES
 from .frame import HEADER_BYTES, seal
-from .parts import Part, segment_name
+from .parts import Part, Span, segment_name
 from .position import OFFSET_MAX, Position
-from .recover import Recovery, Span
+from .shortcut import remove_shortcuts
 from .space import Space
+from .start import Recovery
 
 _ROOM = bytes(HEADER_BYTES)
 
@@ -36,6 +38,8 @@ class Log:
         self._offset = recovered.offset
         self._lsn = recovered.lsn
         self._synced_lsn = recovered.lsn
+        self.last_frame = (self._segment, self._offset)
+        """Segment and offset of the newest frame."""
         self._reserved = 0
         self.epoch = recovered.epoch + 1
         self.bytes_written = 0
@@ -58,6 +62,11 @@ class Log:
     def position(self) -> tuple[int, int]:
         """Segment and offset of the next frame."""
         return self._segment, self._offset
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a write or a sync has failed: only recovery knows what the disk holds."""
+        return self._broken
 
     @property
     def has_unsynced(self) -> bool:
@@ -128,6 +137,7 @@ class Log:
             self.space.refused(error)
             handle.pwrite(frame, self._offset)
         self._lsn += 1
+        self.last_frame = (self._segment, self._offset)
         self._offset = end
         self.bytes_written += len(frame)
         self.frames_written += 1
@@ -167,7 +177,11 @@ class Log:
         return data
 
     def corrupt(self, position: Position, why: str) -> CorruptLog:
-        """Return the error for damage met at a position."""
+        """Return the error for damage met at a position; the next start reads the whole log."""
+        # It meets the damage as well then, and refuses. By a shortcut, which spares it the file, it
+        # would serve until the damage is met again, and so on for ever.
+        with contextlib.suppress(OSError):
+            remove_shortcuts(self._files)
         path = self._files.path_of(self._name(position.segment))
         return CorruptLog(
             f"{path} is damaged at byte {position.offset}: {why}; restore it from a backup",
@@ -261,6 +275,11 @@ class Log:
         # With a frame in the new one, recovery never goes on writing in one that was named here.
         self.append(self.begin(), [], sync=True)
         return [span.part.name for span in self.spans.values()]
+
+    def first_lsn_of(self, segment: int) -> int:
+        """Return the first frame of a segment."""
+        span = self.spans.get(segment)
+        return self._first_lsn if span is None else span.first_lsn
 
     def take_number(self) -> int:
         """Return a number that no file has had."""

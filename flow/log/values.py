@@ -42,8 +42,8 @@ class Values:
     """Reads values by number, with one positioned read each, checksum verified."""
 
     def __init__(self) -> None:
-        self._keydir = Keydir()
-        self.add = self._keydir.set
+        self.keydir = Keydir()
+        self.add = self.keydir.set
         """add(number, segment, offset, length): note where a value lies."""
         self._recent: dict[int, bytes] = {}
         self._recent_order: deque[int] = deque()
@@ -51,18 +51,17 @@ class Values:
         self._recent_bytes = 0
         self.reads = 0
         self.dead = DeadBytes()
-
         self.elsewhere: Callable[[int], Position | None] = _nowhere
         """Where a value lies whose flow is not in memory, by its number."""
-        self.take = self._keydir.pop
+        self.take = self.keydir.pop
         """take(number): where a value lies, which is not to be known here any more."""
-        self.move = self._keydir.move
+        self.move = self.keydir.move
         """move(number, old, new): note that a value lies elsewhere now; False if it no longer lay
         where it did."""
 
     def place(self, number: int) -> Position | None:
         """Return where a value lies; None if there is none of that number."""
-        position = self._keydir.get(number)
+        position = self.keydir.get(number)
         return self.elsewhere(number) if position is None else position
 
     def bury(self, trail: bytes) -> None:
@@ -84,7 +83,7 @@ class Values:
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget values whose flow is gone."""
         for number in numbers:
-            position = self._keydir.pop(number)
+            position = self.keydir.pop(number)
             if position is not None:
                 self.dead.add(position)
             self._forget(number)
@@ -118,7 +117,7 @@ class Values:
         return stored.data
 
     def __len__(self) -> int:
-        return len(self._keydir)
+        return len(self.keydir)
 
 
 def _nowhere(number: int) -> Position | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from ..codec import decode_record
 from ..events import Dropped
 from ..index.table import Slot
 from ..record import Record
@@ -19,23 +22,32 @@ class Loading:
     unpacked and in no index, for the next ones of their flows. The others are packed.
     """
 
-    def __init__(self, state: ShardState) -> None:
+    def __init__(
+        self, state: ShardState, on_value: Callable[[int, bytes], None] = lambda *_: None
+    ) -> None:
+        """`on_value`: hears where a value lies whose flow was cold: number, packed position."""
         self._state = state
+        self._on_value = on_value
         self._fresh: list[tuple[Slot, Record, bytes]] = []
         """Their slots have version 0, which says that no index has them."""
         self._with_extras: dict[int, Slot] = {}
         """By identity: what may have a family or a deadline."""
 
-    def load(self, record: Record, packed: bytes) -> Slot:
-        """Take in a record, and the bytes that it was read from; return its slot."""
+    def load(self, record: Record, packed: bytes, entered: list[int] | None = None) -> Slot:
+        """Take in a record, and the bytes that it was read from; return its slot.
+
+        `entered`: it stands for several; the values that the first of them names.
+        """
         state = self._state
         slot = state.table.get(record.partition_key, record.id)
+        if slot is None and state.cold.rows:
+            slot = self._from_cold(record)
         if slot is None:
             slot = Slot(record)
             state.table.add(slot)
         else:
             old: Record = slot.held  # The table unpacks what it hands out.
-            note_spent(slot, old, record)
+            note_spent(slot, old, record, entered)
             if slot.version:
                 state.leave(slot, old)
                 slot.version = 0
@@ -49,8 +61,34 @@ class Loading:
             self._enter_fresh()
         return slot
 
-    def unload(self, drop: Dropped) -> None:
-        """Take in a removal."""
+    def adopt(self, packed: bytes, trail: bytes, spent: list[tuple[int, int]] | None) -> None:
+        """Take in a flow as it was kept elsewhere; it is the only one of its name so far."""
+        state = self._state
+        record = decode_record(packed)
+        slot = Slot(record, record.version, trail, spent)
+        state.table.add(slot)
+        slot.held = packed
+        if record.extras is not None:
+            self._with_extras[id(slot)] = slot
+        state.enter(slot, record)
+
+    def _from_cold(self, record: Record) -> Slot | None:
+        """Take a cold flow into memory that has changed since."""
+        state = self._state
+        slot = state.cold.find(record.partition_key, record.id)
+        if slot is None:
+            return None
+        old: Record = slot.held
+        state.adopt(slot)
+        if old.extras is not None:
+            state.lineage.leave(slot, old)  # `finish` enters it.
+        adopted, state.adopted = state.adopted, []
+        for number, place in adopted:
+            self._on_value(number, place)
+        return slot
+
+    def unload(self, drop: Dropped) -> Slot | None:
+        """Take in a removal; return what is no more."""
         state = self._state
         slot = state.table.get(drop.partition_key, drop.id)
         if slot is not None:
@@ -61,6 +99,9 @@ class Loading:
             slot.version = 0
             state.buried.append(slot.trail)
             self._with_extras.pop(id(slot), None)
+        elif state.cold.rows and (cold := state.cold.find(drop.partition_key, drop.id)) is not None:
+            state.buried += [cold.trail, state.cold.remove(cold)]
+        return slot
 
     def finish(self) -> None:
         """Make all indexes true."""
