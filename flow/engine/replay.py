@@ -73,6 +73,8 @@ class Replay:
             elif isinstance(block, Places):
                 for row in rows_of(msgspec.structs.astuple(block)):
                     self.take_value(*row)
+        for number, count in hint.end.dead:
+            self.values.dead.add_bytes(number, count)
 
     def _take_run(self, flow: Flow) -> None:
         record = decode_record(flow.packed)

@@ -46,8 +46,8 @@ class Resume(Replay):
         self._checkpoint = checkpoint
         self._start = checkpoint.start
         self._is_loaded = False
-        self._dead_copies: list[Position] = []
-        """What merged files hold that was dead when they got their place."""
+        self._dead_copies: list[tuple[int, int]] = []
+        """(file, bytes) of what merged files hold that was dead when they got their place."""
 
     def take(
         self, raw: bytes, at: int, number: int, offset: int, lengths: Sequence[int], lsn: int
@@ -110,6 +110,7 @@ class Resume(Replay):
                 for number, *place in rows_of(msgspec.structs.astuple(block)):
                     self._repoint_value(number, Position(*place))
             self.state.table.pack()
+        self._dead_copies += hint.end.dead
 
     def _repoint(self, entry: object, position: Position) -> None:
         if isinstance(entry, Record):
@@ -129,13 +130,13 @@ class Resume(Replay):
                     before, after = slot.trail[:at], slot.trail[at + POSITION_BYTES :]
                     slot.trail = before + pack(*position) + after
                     return
-        self._dead_copies.append(position)
+        self._dead_copies.append((position.segment, position.length))
 
     def _repoint_value(self, number: int, position: Position) -> None:
         """Note where a value lies now, if it still counts."""
         old = self.values.place(number)
         if old is None or not self._is_covered(old, position):
-            self._dead_copies.append(position)
+            self._dead_copies.append((position.segment, position.length))
         else:
             self.values.move(number, old, position)
 
@@ -171,8 +172,8 @@ class Resume(Replay):
             )
         self.state.buried.clear()
         self.values.dead.reset(end.dead)
-        for position in self._dead_copies:
-            self.values.dead.add(position)
+        for number, count in self._dead_copies:
+            self.values.dead.add_bytes(number, count)
 
     def finish(self, recovered: Recovery) -> None:
         """Make all indexes true, and forget what was dead of files that are no more."""

@@ -52,6 +52,7 @@ class Upkeep:
         self._size = 0 if last is None else last.size
         """The size of the last checkpoint."""
         self._tail_bytes = self._bytes_since(0 if last is None else last.start.offset)
+        self._is_wanted = False
         self._next_bytes = 0
         """After a failure: how much has to be written until another one is tried."""
         self.cold: Callable[[], bytes | None] = lambda: None
@@ -63,7 +64,7 @@ class Upkeep:
     @property
     def is_needed(self) -> bool:
         """Whether there may be something to do."""
-        if self._job is not None or not self._scrub.is_done or self._has_grown:
+        if self._job is not None or not self._scrub.is_done or self._is_due:
             return True
         return bool(self._log.spans) and self._looked_at != self._seen
 
@@ -78,9 +79,10 @@ class Upkeep:
         return self._log.next_number, self._values.dead.counted
 
     @property
-    def _has_grown(self) -> bool:
-        grown = self._tail_bytes + self._log.bytes_written
-        return (
+    def _is_due(self) -> bool:
+        """Whether it is time for a checkpoint, by the growth of the log."""
+        grown = self.tail_bytes
+        return self._is_wanted or (
             grown >= CHECKPOINT_LOG_BYTES
             and grown >= CHECKPOINT_GROWTH_RATIO * self._size
             and self._log.bytes_written >= self._next_bytes
@@ -104,6 +106,10 @@ class Upkeep:
         else:
             self._step_shortcut(self._job)
         return True
+
+    def want_checkpoint(self) -> None:
+        """Let the next job be a checkpoint."""
+        self._is_wanted = True
 
     def checkpoint(self) -> None:
         """Write a checkpoint now, in one go, once what is under way is finished."""
@@ -136,7 +142,7 @@ class Upkeep:
         self._job = None
 
     def _choose_job(self) -> Merge | Hint | Checkpoint | None:
-        if self._has_grown:
+        if self._is_due:
             return self._begin_checkpoint()
         if self._looked_at == self._seen:
             return None
@@ -151,6 +157,7 @@ class Upkeep:
     # ---- checkpoints ----
 
     def _begin_checkpoint(self) -> Checkpoint | None:
+        self._is_wanted = False
         self._settle()
         try:
             return Checkpoint(self._files, self._log, self._state, self._values, self.cold())
