@@ -95,11 +95,8 @@ class Replay:
     def take_fact(self, fact: Any) -> None:
         """Take in an entry that is neither a record nor a value."""
         if isinstance(fact, Dropped):
-            slot = self.loading.unload(fact)
+            self.loading.unload(fact)
             self.values.drop(fact.values)
-            if slot is not None and slot.spent:
-                # A history that is read from its middle on is cut at other places than it was.
-                self.values.drop(number for _, number in slot.spent)
         elif isinstance(fact, Delivered):
             self.state.families.outbox.clear(fact.dest, fact.number)
         else:

@@ -64,8 +64,8 @@ class Loading:
             self._with_extras[id(slot)] = slot
         state.enter(slot, record)
 
-    def unload(self, drop: Dropped) -> Slot | None:
-        """Take in a removal; return what is no more."""
+    def unload(self, drop: Dropped) -> None:
+        """Take in a removal."""
         state = self._state
         slot = state.table.get(drop.partition_key, drop.id)
         if slot is not None:
@@ -76,7 +76,6 @@ class Loading:
             slot.version = 0
             state.buried.append(slot.trail)
             self._with_extras.pop(id(slot), None)
-        return slot
 
     def finish(self) -> None:
         """Make all indexes true."""

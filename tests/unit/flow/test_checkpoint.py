@@ -9,6 +9,8 @@ import pytest
 
 from shardflow.flow import commands
 from shardflow.flow.engine import upkeep
+from shardflow.flow.engine.hints import Hint
+from shardflow.flow.engine.merge import Merge
 from shardflow.flow.engine.writer import Writer
 from shardflow.flow.errors import CorruptLog
 from shardflow.flow.events import Delivered, Fact, Posted, Prepared, Received, Unprepared
@@ -388,6 +390,40 @@ def test_a_shortcut_that_is_cut_off_anywhere_leads_to_the_same_state() -> None:
             engine = opened(Disk.of(image | {name: image[name][:size]}))
             assert_same(found, found_in(engine))
             engine.abandon()
+
+
+def test_a_hint_of_a_merged_file_that_has_changed_is_not_believed() -> None:
+    image = a_resumed_shard().disk.image()
+    (merged,) = (name for name in image if name.count("-") == 2 and name.endswith(".log"))
+    for content in (image[merged] + b"x", image[merged][:-1]):
+        disk = Disk.of(image | {merged: content})
+        disk.remove(checkpoint_in(disk))
+        with pytest.raises(CorruptLog) as caught:
+            opened(disk)
+        assert caught.value.path == disk.path_of(merged)
+
+
+def test_a_hint_tells_what_a_flow_named_when_it_came_into_the_file(shard: Shard) -> None:
+    shard.create("a")
+    shard.put("a", b"1")
+    shard.create("filling", payload=b"x" * 600)
+    shard.put("a", b"2", name="y")
+    shard.put("a", b"3")
+    shard.create("more", payload=b"x" * 600)
+    shard.create("last")
+    log, engine = shard.engine.log, shard.engine
+    (span,) = (s for s in log.spans.values() if s.part.number == 2)
+    merge = Merge(log, engine.state, engine.values, [span])
+    while not merge.is_done:
+        merge.step()
+    hint = Hint(shard.disk, log, engine.state, engine.values, merge.span)
+    while not hint.is_done:
+        hint.step()
+    assert [name for name in shard.disk.names() if name.endswith(".hint")]
+    shard.restart()
+    (slot,) = shard.engine.state.table.of_id("a")
+    assert [version for version, _ in slot.spent or ()] == [3]
+    assert len(shard.engine.restored.unread) == 1
 
 
 def test_every_subset_of_shortcuts_leads_to_the_same_state() -> None:
