@@ -64,7 +64,8 @@ class MemoryFiles:
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        del self.files[name]
+        if self.files.pop(name, None) is None:
+            raise FileNotFoundError(name)
 
     def replace(self, old: str, new: str) -> None:
         """Rename a file over another one."""

@@ -11,6 +11,7 @@ any mixture of pages. What tells the two apart must not lie in those pages, so i
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,6 +62,7 @@ class Environment:
         self._map_bytes = map_bytes
         self._read: Txn | None = None
         self._cursors: dict[str, Cursor] = {}
+        self._syncing: Syncing | None = None
         self._env = lmdb.open(
             folder.path,
             map_size=map_bytes,
@@ -118,6 +120,7 @@ class Environment:
             ColdDamaged: anything else.
         """
         self._end_read()
+        self.end_sync()
         try:
             if self._is_synced:
                 self._begin_unsynced(sync=True)
@@ -133,8 +136,11 @@ class Environment:
                 raise ColdFull(errno.ENOSPC, f"no room for cold flows: {error}") from error
             raise self.damaged(str(error)) from error
 
-    def sync(self, work: Callable[[Writing], T]) -> None:
-        """Do work in one transaction, and put everything on disk: a state to come back to."""
+    def begin_sync(self, work: Callable[[Writing], T]) -> None:
+        """Do work in one transaction, and begin to put everything on disk: a state to come back to.
+
+        It may take long, so it is done beside, while others read. Whoever writes waits for it.
+        """
         number = self._synced + 1
 
         def note(writing: Writing) -> None:
@@ -142,17 +148,36 @@ class Environment:
             writing.put("meta", _SYNCED, pack_number(number))
 
         self.write(note)
-        try:
-            self._env.sync(True)
-        except lmdb.Error as error:
-            raise self.damaged(str(error)) from error
         self._synced = number
+        self._syncing = Syncing(self._env)
+        self._syncing.start()
+
+    @property
+    def is_syncing(self) -> bool:
+        """Whether the last sync is still under way."""
+        return self._syncing is not None and self._syncing.is_alive()
+
+    def end_sync(self) -> None:
+        """Wait for the last sync.
+
+        Raises:
+            ColdDamaged: it has failed.
+        """
+        syncing, self._syncing = self._syncing, None
+        if syncing is None:
+            return
+        syncing.join()
+        if syncing.error is not None:
+            raise self.damaged(str(syncing.error)) from syncing.error
         self._is_synced = True
         self._folder.remove(UNSYNCED)
 
     @property
     def identity(self) -> bytes:
-        """What tells the state of the last sync from all others, of this environment or not."""
+        """What tells the state of the last sync from all others, of this environment or not.
+
+        It can be come back to once that sync has ended.
+        """
         return self._uuid + pack_number(self._synced)
 
     def remap(self) -> None:
@@ -171,11 +196,15 @@ class Environment:
 
     def close(self) -> None:
         """Close in order."""
+        self.end_sync()
         self.abandon()
         self._folder.remove(IN_USE)
 
     def abandon(self) -> None:
         """Close; safe to repeat."""
+        if self._syncing is not None:
+            self._syncing.join()
+            self._syncing = None
         self._end_read()
         self._env.close()
 
@@ -194,6 +223,22 @@ class Environment:
     def _begin_unsynced(self, *, sync: bool) -> None:
         self._folder.write(UNSYNCED, boot_id(), sync=sync)
         self._is_synced = False
+
+
+class Syncing(threading.Thread):
+    """Puts an environment on disk."""
+
+    def __init__(self, env: lmdb.Environment) -> None:
+        super().__init__(name="shardflow-cold-sync", daemon=True)
+        self._env = env
+        self.error: lmdb.Error | None = None
+
+    def run(self) -> None:
+        """Sync, and keep what went wrong."""
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            self.error = error
 
 
 class Writing:

@@ -216,13 +216,28 @@ class Cold(Rows):
 
     def sync(self) -> bytes:
         """Put everything on disk; return the identity that `open` takes to come back to it."""
+        self.begin_sync()
+        self._env.end_sync()
+        return self._env.identity
+
+    @property
+    def is_syncing(self) -> bool:
+        """Whether what `begin_sync` began is under way."""
+        return self._env.is_syncing
+
+    def end_sync(self) -> None:
+        """Wait until what `begin_sync` began is on disk."""
+        self._env.end_sync()
+
+    def begin_sync(self) -> bytes:
+        """Begin to put everything on disk, as it is now; return the identity for `open`."""
 
         def work(writing: Writing) -> None:
             self._delete_gone(writing)
             self._note(writing, self._next, None)
             rollback.begin_anew(writing, self._next)
 
-        self._env.sync(work)
+        self._env.begin_sync(work)
         self._begin = self._next
         self._settle()
         return self._env.identity

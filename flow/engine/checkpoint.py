@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from ..codec import encoder
+from ..cold.store import Cold
 from ..events import Delivered, Posted
 from ..host import Files
 from ..index.table import Slot
@@ -37,9 +38,12 @@ class Checkpoint:
     """One checkpoint under way. `step` until it is done; to give it up, drop it after `abandon`."""
 
     def __init__(
-        self, files: Files, log: Log, state: ShardState, values: Values, cold: bytes | None
+        self, files: Files, log: Log, state: ShardState, values: Values, cold: Cold | None
     ) -> None:
-        """`log` and memory must be of one mind between two steps. `cold`: kept for who asks."""
+        """`log` and memory must be of one mind between two steps. No flow may become cold in
+        between: it would be neither in the checkpoint nor in what belongs to it of the cold ones.
+        """
+        self._cold = cold
         self._files = files
         self._log = log
         self._state = state
@@ -60,7 +64,7 @@ class Checkpoint:
             state.next_value,
             state.last_order,
             log.next_number,
-            cold,
+            None if cold is None else cold.begin_sync(),
         )
         self._facts = _facts_of(state)
         self._slots = state.table.slots()
@@ -93,6 +97,10 @@ class Checkpoint:
         yield from self._write_places()
         self._writer.sync()
         yield True
+        if self._cold is not None:
+            while self._cold.is_syncing:
+                yield True
+            self._cold.end_sync()
         self._finish()
         yield True
         remove_shortcuts(self._files, {self._writer.name, *hints_of(self._log.spans.values())})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..host import Files
 from ..log.log import Log
-from ..log.parts import Part
-from ..log.recover import Span, recover
+from ..log.parts import Part, Span
+from ..log.recover import recover
 
 
 def adopt(files: Files) -> None:

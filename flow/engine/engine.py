@@ -7,7 +7,6 @@ process, because memory may then be ahead of the disk; recovery starts from the 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +14,6 @@ from msgspec.structs import replace
 
 from .. import commands, family, queries
 from ..cold.audit import audit
-from ..cold.environment import UUID_BYTES, lmdb_error
-from ..cold.store import Cold
 from ..errors import CorruptLog
 from ..events import FAMILY_FACTS, Delivered, Dropped
 from ..host import Entropy, Files, Folder

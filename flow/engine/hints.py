@@ -18,7 +18,7 @@ from ..log.frame import HEADER_BYTES
 from ..log.keydir import columns_of
 from ..log.log import Log
 from ..log.parts import Part, Span
-from ..log.position import POSITION_BYTES, Position, pack
+from ..log.position import POSITION_BYTES, Position, pack, unpack
 from ..log.recover import is_merged_as
 from ..log.shortcut import (
     End,
@@ -37,8 +37,8 @@ from ..log.shortcut import (
 )
 from ..log.start import UnusableError
 from ..log.values import Values
-from ..machine.state import ShardState, value_numbers
-from ..record import Record
+from ..machine.state import ShardState
+from ..record import Record, value_numbers
 from .liveness import trail_index
 from .merge import frames_of
 
@@ -48,7 +48,7 @@ _NUMBER_BYTES = 4
 class _Run:
     """A flow's records in the file, as far as they were met."""
 
-    __slots__ = ("entered", "named", "spent")
+    __slots__ = ("entered", "named", "size", "spent")
 
     def __init__(self, named: set[int]) -> None:
         self.entered = named
@@ -56,6 +56,8 @@ class _Run:
         self.named = named
         """Likewise the last one."""
         self.spent: list[tuple[int, int]] = []
+        self.size = 0
+        """In bytes."""
 
 
 class Hint:
@@ -76,6 +78,8 @@ class Hint:
         self._places: list[tuple[int, int, int, int]] = []
         self._size = 0
         self._count = 0
+        self._dead_bytes = 0
+        """What is left out of records and values."""
         self._writer = ShortcutWriter(files, hint_name(merged.part))
         self._steps = self._run()
         self.is_done = False
@@ -104,7 +108,8 @@ class Hint:
         self._flush()
         self._writer.sync()
         yield True
-        self._writer.finish(End(0, self._count))
+        self._dead_bytes += sum(run.size for run in self._runs.values())
+        self._writer.finish(End(0, self._count, dead=[(number, self._dead_bytes)]))
         yield True
         kept = {*checkpoints_in(self._files), *hints_of(self._log.spans.values())}
         remove_shortcuts(self._files, kept)
@@ -117,15 +122,20 @@ class Hint:
             self._facts.append(data)
             self._size += len(data)
         elif self._values.place(entry.number) == position:
-            self._places.append((entry.number, *position))
+            number, offset, length = position
+            self._places.append((entry.number, number, offset, length))
+        else:
+            self._dead_bytes += position.length
         items = len(self._facts) + len(self._flows.records) + len(self._places)
         if self._size >= SHORTCUT_BLOCK_BYTES or items >= SHORTCUT_SLICE_ITEMS:
             self._flush()
 
     def _take_record(self, record: Record, data: bytes, position: Position) -> None:
-        slot = self._state.table.get(record.partition_key, record.id)
+        # Of cold flows as well: without a checkpoint, all flows come back into memory.
+        slot = self._state.lookup(record.partition_key, record.id)
         at = -1 if slot is None else trail_index(slot.trail, position)
         if slot is None or at < 0:
+            self._dead_bytes += position.length
             return
         key = record.partition_key, record.id
         named = set(value_numbers(record))
@@ -135,6 +145,7 @@ class Hint:
         left = run.named - named
         run.spent += [(record.version - 1, number) for number in sorted(left)]
         run.named = named
+        run.size += position.length
         end = at + POSITION_BYTES
         if self._is_here(slot.trail, end):
             return
@@ -158,6 +169,8 @@ class Hint:
             block.entered.append((index, sorted(run.entered)))
         self._size += len(data) + len(trail)
         self._count += 1
+        # Some that were met may have gone since.
+        self._dead_bytes += run.size - sum(position.length for position in unpack(trail))
 
     def _flush(self) -> None:
         if self._facts:

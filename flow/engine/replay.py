@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ..codec import decode_entry, decode_record
+from ..cold.store import Cold
 from ..errors import CorruptLog
 from ..events import Delivered, Dropped, ValueStored
 from ..host import Files
@@ -30,6 +31,7 @@ class Replay:
     def __init__(self, files: Files, settings: Settings, parts: Sequence[Part]) -> None:
         self.state = ShardState(settings)
         self.values = Values()
+        self.cold: Cold | None = None
         self.loading = Loading(self.state, self._place)
         self._files = files
         self._parts = {part.number: part for part in parts}
@@ -56,6 +58,9 @@ class Replay:
                 self.take_value(entry.number, number, offset, length)
             else:
                 self.take_fact(entry)
+                if kind is Dropped and not self._parts[number].is_merged:
+                    # As when it was written; those in merged files are needed.
+                    values.dead.add_bytes(number, length)
             at += length
             offset += length
 
@@ -76,6 +81,8 @@ class Replay:
             elif isinstance(block, Places):
                 for row in rows_of(msgspec.structs.astuple(block)):
                     self.take_value(*row)
+        for number, count in hint.end.dead:
+            self.values.dead.add_bytes(number, count)
 
     def _take_run(self, flow: Flow) -> None:
         record = decode_record(flow.packed)
@@ -96,11 +103,8 @@ class Replay:
     def take_fact(self, fact: Any) -> None:
         """Take in an entry that is neither a record nor a value."""
         if isinstance(fact, Dropped):
-            slot = self.loading.unload(fact)
+            self.loading.unload(fact)
             self.values.drop(fact.values)
-            if slot is not None and slot.spent:
-                # A history that is read from its middle on is cut at other places than it was.
-                self.values.drop(number for _, number in slot.spent)
         elif isinstance(fact, Delivered):
             self.state.families.outbox.clear(fact.dest, fact.number)
         else:

@@ -24,14 +24,14 @@ import msgspec
 from ..codec import decode_entry, decode_record
 from ..events import ValueStored
 from ..host import Files
+from ..index.cold import ColdSlot
 from ..index.table import Slot
 from ..log.keydir import rows_of
 from ..log.parts import Part
 from ..log.position import POSITION_BYTES, Position, pack, unpack
 from ..log.shortcut import Facts, Flows, Places, Shortcut, content_of
 from ..log.start import Recovery, UnusableError
-from ..machine.state import value_numbers
-from ..record import Record
+from ..record import Record, value_numbers
 from ..settings import Settings
 from .replay import Replay
 
@@ -46,8 +46,11 @@ class Resume(Replay):
         self._checkpoint = checkpoint
         self._start = checkpoint.start
         self._is_loaded = False
-        self._dead_copies: list[Position] = []
-        """What merged files hold that was dead when they got their place."""
+        self._cold_rows: list[tuple[int, bytes, bytes]] = []
+        self._cold_values: list[tuple[int, bytes, bytes]] = []
+        """Rows and values of cold flows that lie elsewhere: row or number, old place, new one."""
+        self._dead_copies: list[tuple[int, int]] = []
+        """(file, bytes) of what merged files hold that was dead when they got their place."""
 
     def take(
         self, raw: bytes, at: int, number: int, offset: int, lengths: Sequence[int], lsn: int
@@ -66,6 +69,7 @@ class Resume(Replay):
                 else:
                     self._take_again(entry, raw, at + place - offset, position)
             self.state.table.pack()
+            self._move_cold()
         if lsn == start.last_lsn:
             self._reach()
 
@@ -110,6 +114,8 @@ class Resume(Replay):
                 for number, *place in rows_of(msgspec.structs.astuple(block)):
                     self._repoint_value(number, Position(*place))
             self.state.table.pack()
+            self._move_cold()
+        self._dead_copies += hint.end.dead
 
     def _repoint(self, entry: object, position: Position) -> None:
         if isinstance(entry, Record):
@@ -119,7 +125,10 @@ class Resume(Replay):
 
     def _repoint_record(self, record: Record, version: int, position: Position) -> None:
         """Note where one of a flow's records lies now, if the flow has it."""
-        slot = self.state.table.get(record.partition_key, record.id)
+        slot = self.state.lookup(record.partition_key, record.id)
+        if isinstance(slot, ColdSlot):
+            self._repoint_row(slot, record, version, position)
+            return
         if slot is not None:
             # The versions in a trail follow each other, and the last one is the record's.
             at = len(slot.trail) - (slot.version - version + 1) * POSITION_BYTES
@@ -129,15 +138,42 @@ class Resume(Replay):
                     before, after = slot.trail[:at], slot.trail[at + POSITION_BYTES :]
                     slot.trail = before + pack(*position) + after
                     return
-        self._dead_copies.append(position)
+        self._dead_copies.append((position.segment, position.length))
 
     def _repoint_value(self, number: int, position: Position) -> None:
         """Note where a value lies now, if it still counts."""
-        old = self.values.place(number)
-        if old is None or not self._is_covered(old, position):
-            self._dead_copies.append(position)
+        old = self.values.keydir.get(number)
+        if old is None and self.cold is not None and (place := self.cold.place(number)):
+            if self._is_left(place, position):
+                self._cold_values.append((number, place, pack(*position)))
+        elif old is None or not self._is_covered(old, position):
+            self._dead_copies.append((position.segment, position.length))
         else:
             self.values.move(number, old, position)
+
+    def _repoint_row(
+        self, slot: ColdSlot, record: Record, version: int, position: Position
+    ) -> None:
+        """Likewise of a cold flow, whose row merges have kept true; but not one brought back."""
+        found: Record = slot.held
+        at = len(slot.trail) - (found.version - version + 1) * POSITION_BYTES
+        if 0 <= at < len(slot.trail) and found.created_at_ms == record.created_at_ms:
+            place = slot.trail[at : at + POSITION_BYTES]
+            if self._is_left(place, position):
+                self._cold_rows.append((slot.row, place, pack(*position)))
+        else:
+            self._dead_copies.append((position.segment, position.length))
+
+    def _is_left(self, place: bytes, new: Position) -> bool:
+        """Whether a file that a packed position names has made place for another one."""
+        (old,) = unpack(place)
+        part = self._parts.get(old.segment)
+        return part is None or self._parts[new.segment].covers(part)
+
+    def _move_cold(self) -> None:
+        if self.cold is not None and (self._cold_rows or self._cold_values):
+            self.cold.move(self._cold_rows, self._cold_values)
+        self._cold_rows, self._cold_values = [], []
 
     def _is_covered(self, old: Position, new: Position) -> bool:
         span = self._start.spans.get(old.segment)
@@ -171,8 +207,8 @@ class Resume(Replay):
             )
         self.state.buried.clear()
         self.values.dead.reset(end.dead)
-        for position in self._dead_copies:
-            self.values.dead.add(position)
+        for number, count in self._dead_copies:
+            self.values.dead.add_bytes(number, count)
 
     def finish(self, recovered: Recovery) -> None:
         """Make all indexes true, and forget what was dead of files that are no more."""

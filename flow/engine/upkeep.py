@@ -71,9 +71,23 @@ class Upkeep:
     @property
     def is_needed(self) -> bool:
         """Whether there may be something to do."""
-        if self._job is not None or not self._scrub.is_done or self._is_due:
+        if self._job is not None or self._is_projecting:
             return True
-        return bool(self._log.spans) and self._looked_at != self._seen
+        if not self._state.settings.upkeep:
+            return False
+        if not self._scrub.is_done or self._is_due:
+            return True
+        return (bool(self._log.spans) or self._may_seal) and self._looked_at != self._seen
+
+    @property
+    def _may_seal(self) -> bool:
+        """Whether the segment that is being written is half dead already."""
+        segment, size = self._log.position
+        return size >= SEAL_BYTES_MIN and self._values.dead.of(segment) >= size * MERGE_DEAD_RATIO
+
+    @property
+    def _is_projecting(self) -> bool:
+        return self._projector is not None and not self._projector.is_done
 
     @property
     def tail_bytes(self) -> int:
@@ -129,6 +143,10 @@ class Upkeep:
             self._step_shortcut(self._job)
         return True
 
+    def want_checkpoint(self) -> None:
+        """Let the next job be a checkpoint."""
+        self._is_wanted = True
+
     def checkpoint(self) -> None:
         """Write a checkpoint now, in one go, once what is under way is finished."""
         while self._job is not None:
@@ -180,8 +198,7 @@ class Upkeep:
         self._is_wanted = False
         self._settle()
         try:
-            cold = None if self._cold is None else self._cold.sync()
-            return Checkpoint(self._files, self._log, self._state, self._values, cold)
+            return Checkpoint(self._files, self._log, self._state, self._values, self._cold)
         except OSError:
             self._do_without()
             return None

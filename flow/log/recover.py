@@ -141,6 +141,24 @@ def _without_covered(found: list[Part]) -> tuple[list[Part], list[Part]]:
 _END_BYTES = HEADER_BYTES + END.size + 4
 
 
+def is_merge_undone(files: Files, found: list[Part]) -> bool:
+    """Whether a merged file that is whole has not got its place: somebody may name it already."""
+    kept, obsolete = _without_covered(found)
+    return any(
+        part.is_merged and not any(other.covers(part) for other in kept) and _has_end(files, part)
+        for part in obsolete
+    )
+
+
+def _has_end(files: Files, part: Part) -> bool:
+    handle = files.open(part.name)
+    try:
+        end = memoryview(handle.pread(_END_BYTES, max(0, handle.size() - _END_BYTES)))
+    finally:
+        handle.close()
+    return read_header(end, 0) is not None
+
+
 def is_merged_as(files: Files, span: Span) -> bool:
     """Whether a merged file is as long as it was and covers what it did; its middle is not read."""
     handle = files.open(span.part.name)

@@ -87,8 +87,8 @@ class Loading:
             self._on_value(number, place)
         return slot
 
-    def unload(self, drop: Dropped) -> Slot | None:
-        """Take in a removal; return what is no more."""
+    def unload(self, drop: Dropped) -> None:
+        """Take in a removal."""
         state = self._state
         slot = state.table.get(drop.partition_key, drop.id)
         if slot is not None:
@@ -101,7 +101,6 @@ class Loading:
             self._with_extras.pop(id(slot), None)
         elif state.cold.rows and (cold := state.cold.find(drop.partition_key, drop.id)) is not None:
             state.buried += [cold.trail, state.cold.remove(cold)]
-        return slot
 
     def finish(self) -> None:
         """Make all indexes true."""
