@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from ..cold.environment import ColdDamaged
 from ..cold.store import Cold
 from ..errors import CorruptLog
@@ -140,7 +142,11 @@ class _Shortcuts:
             return None
         if hint is None:
             return None
-        replay.take_hint(hint)
+        try:
+            replay.take_hint(hint)
+        except msgspec.MsgspecError as error:
+            # Half of it is taken in: all begins anew.
+            raise UnusableError(f"{hint.name} cannot be read: {error}") from error
         (file,) = hint.header.files
         self._used.append(file.span)
         return file.span

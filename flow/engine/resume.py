@@ -94,9 +94,11 @@ class Resume(Replay):
             raise UnusableError(f"{self._checkpoint.name} cannot be read: {error}") from error
 
     def _adopt(self, block: Flows) -> None:
+        # The hot loop of a start with a checkpoint: once per flow.
         adopt = self.loading.adopt
-        for packed, trail, spent, _ in block.each():
-            adopt(packed, trail, spent)
+        spent = block.spent_by_flow()
+        for index, (packed, trail) in enumerate(zip(block.records, block.trails, strict=True)):
+            adopt(packed, trail, spent.get(index))
 
     # ---- merged files ----
 

@@ -115,11 +115,16 @@ class Flows(Struct, array_like=True, frozen=True, tag_field="op", tag=3, gc=Fals
     """Of a hint, (index of the flow, numbers of the values that its first record there names), if
     these are others than those that the newest names."""
 
+    def spent_by_flow(self) -> dict[int, list[tuple[int, int]]]:
+        """Return what is spent, by the index of the flow."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for index, version, number in self.spent:
+            found.setdefault(index, []).append((version, number))
+        return found
+
     def each(self) -> Iterator[Flow]:
         """Yield flow after flow."""
-        spent: dict[int, list[tuple[int, int]]] = {}
-        for index, version, number in self.spent:
-            spent.setdefault(index, []).append((version, number))
+        spent = self.spent_by_flow()
         entered = dict(self.entered)
         for index, (packed, trail) in enumerate(zip(self.records, self.trails, strict=True)):
             yield Flow(packed, trail, spent.get(index), entered.get(index))

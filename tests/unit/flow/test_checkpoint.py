@@ -17,7 +17,7 @@ from shardflow.flow.events import Delivered, Fact, Posted, Prepared, Received, U
 from shardflow.flow.family import Committed, Kin
 from shardflow.flow.limits import CHECKPOINT_LOG_BYTES
 from shardflow.flow.log.parts import segment_name
-from shardflow.flow.log.shortcut import checkpoints_in
+from shardflow.flow.log.shortcut import Flows, ShortcutWriter, checkpoints_in
 from support.checkpoints import (
     Shard,
     assert_same,
@@ -417,6 +417,22 @@ def test_a_hint_tells_what_a_flow_named_when_it_came_into_the_file(shard: Shard)
     (slot,) = shard.engine.state.table.of_id("a")
     assert [version for version, _ in slot.spent or ()] == [3]
     assert len(shard.engine.restored.unread) == 1
+
+
+def test_a_hint_whose_content_cannot_be_read_is_passed_over() -> None:
+    image = a_resumed_shard().disk.image()
+    found = found_in(opened(Disk.of(image)))
+    disk = Disk.of(image)
+    (name,) = (name for name in image if name.endswith(".hint"))
+    hint = check(disk, name, 0, "hint")
+    writer = ShortcutWriter(disk, name)
+    writer.add(hint.header)
+    writer.add(Flows([b"no record"], [b""], []))
+    writer.finish(hint.end)
+    engine = opened(disk)
+    assert len(engine.restored.notes) == 2, "by the checkpoint and the hint, then by the hint"
+    assert shortcuts_on(disk) == []
+    assert_same(found, found_in(engine))
 
 
 def test_every_subset_of_shortcuts_leads_to_the_same_state() -> None:
