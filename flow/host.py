@@ -81,8 +81,12 @@ class Files(Protocol):
         """Remove a file."""
         ...
 
+    def replace(self, old: str, new: str) -> None:
+        """Rename a file, in one piece; one that has the new name is gone then."""
+        ...
+
     def sync_directory(self) -> None:
-        """Return once creations and removals are on the disk."""
+        """Return once creations, renames and removals are on the disk."""
         ...
 
     def lock(self) -> bool:
@@ -223,6 +227,10 @@ class DiskFiles:
     def remove(self, name: str) -> None:
         """Remove a file."""
         (self._path / name).unlink()
+
+    def replace(self, old: str, new: str) -> None:
+        """Rename a file over another one."""
+        (self._path / old).replace(self._path / new)
 
     def sync_directory(self) -> None:
         """fsync of the directory."""

@@ -60,7 +60,12 @@ class MemoryFiles:
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        del self.files[name]
+        if self.files.pop(name, None) is None:
+            raise FileNotFoundError(name)
+
+    def replace(self, old: str, new: str) -> None:
+        """Rename a file over another one."""
+        self.files[new] = self.files.pop(old)
 
     def sync_directory(self) -> None:
         """Memory needs no sync."""

@@ -5,9 +5,10 @@ Faults that it injects:
 - power loss between two operations or in the middle of any one (`power_fails_at`, `after_crash`).
   Of what no sync covered, a `Loss` says what is gone: nothing, all, everything past some byte
   (the last write torn there), the bytes but not the length (zeros), or each write by itself
-  (holes). Names that were made or removed since the directory's last sync go the same way.
-- the n-th write, sync, reserve, truncate, open, create, remove or sync_directory fails with an
-  OSError (`fail`). A failed write may leave its first bytes behind: a short write.
+  (holes). Names that were made, removed or changed since the directory's last sync go the same
+  way; a rename is there whole or not at all, whatever it renames is synced or not.
+- the n-th write, sync, reserve, truncate, open, create, remove, replace or sync_directory fails
+  with an OSError (`fail`). A failed write may leave its first bytes behind: a short write.
 - a failed sync forgets what it was to write, as Linux does: it still reads well, no later sync
   puts it on disk, and the next power loss shows how much of it was lost.
 - a bit flips in a file at rest (`flip`).
@@ -104,6 +105,8 @@ class _NameChange:
     name: str
     node: _Node | None
     """None: the name was removed."""
+    old_name: str | None = None
+    """What the file was called until now."""
     size: int = 1
 
     def torn(self, size: int, *, zeros: bool = False) -> _NameChange:
@@ -202,6 +205,11 @@ class Disk:
     def remove(self, name: str) -> None:
         self.begin_or_raise("remove")
         self._rename(_NameChange(name, None))
+        self.end()
+
+    def replace(self, old: str, new: str) -> None:
+        self.begin_or_raise("replace")
+        self._rename(_NameChange(new, self._nodes[old], old))
         self.end()
 
     def sync_directory(self) -> None:
@@ -350,6 +358,8 @@ def _rename(nodes: dict[str, _Node], change: _NameChange) -> None:
     if change.node is None:
         nodes.pop(change.name, None)
     else:
+        if change.old_name is not None:
+            nodes.pop(change.old_name, None)
         nodes[change.name] = change.node
 
 
