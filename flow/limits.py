@@ -86,6 +86,29 @@ MERGE_SYNC_BYTES: Final = MIB
 """A merge syncs each time after so many bytes, so that no sync takes long."""
 MERGE_SLICE_ENTRIES: Final = 200
 """Entries that a merge copies, or whose new place it notes, in one slice."""
+SHORTCUT_SYNC_BYTES: Final = MIB
+"""A checkpoint or a hint that is written is synced each time after so many bytes."""
+SHORTCUT_BLOCK_BYTES: Final = 256 * KIB
+"""A block of a checkpoint or a hint ends at the first flow, fact or value past this size..."""
+SHORTCUT_SLICE_ITEMS: Final = 1_000
+"""...and has no more than so many of them: it is what one slice writes."""
+CHECKPOINT_LOG_BYTES: Final = 64 * MIB
+"""A checkpoint is due when the log has grown by this since the last one..."""
+CHECKPOINT_GROWTH_RATIO: Final = 2
+"""...and by so many times the size of that, so that checkpoints cost at most half as many bytes as
+the log."""
+CHECKPOINT_DEAD_RATIO: Final = 1
+"""It is due as well when so much of what only a merge after it can remove is dead, in the sizes of
+the last one; `CHECKPOINT_LOG_BYTES` at least."""
+CHECKPOINT_CLOSE_BYTES: Final = 4 * MIB
+"""On closing, one is written if so much of the log would have to be read by the next start..."""
+CHECKPOINT_CLOSE_RATIO: Final = 8
+"""...and if it is at most so many times that: log takes so much longer to read back than a
+checkpoint to write."""
+CHECKPOINT_FLOW_BYTES: Final = 400
+"""What a flow takes in a checkpoint: about, to estimate one that was never written."""
+SCRUB_SLICE_BYTES: Final = 256 * KIB
+"""What is verified of a file that no start has read, in one slice."""
 UPKEEP_SLICE_SECONDS: Final = 0.002
 """A shard works for itself about so long at a time..."""
 UPKEEP_REST_RATIO: Final = 3

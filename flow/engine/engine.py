@@ -21,11 +21,9 @@ from ..limits import COLLECT_POSTS_MAX, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log
 from ..log.position import POSITION_BYTES, Position, unpack
 from ..log.recover import refuse_missing
-from ..log.values import Values
 from ..machine import claim, policies, reads
 from ..machine.cascade import follow
 from ..machine.decide import TABLE, Decide
-from ..machine.state import ShardState
 from ..machine.turn import Turn
 from ..replies import Data, Done, Events, Rejected, Reply
 from ..settings import Settings
@@ -71,17 +69,17 @@ class Engine:
         self._entropy = entropy
         self._files = files
         self._sync = sync
-        self.state = ShardState(settings)
-        self.values = Values()
+        self.restored = restored = restore(files, settings)
+        self.state = restored.state
+        self.values = restored.values
         self.hydrator = Hydrator(self.values, self)
-        recovered = restore(files, self.state, self.values)
-        self.log = Log(files, recovered)
-        self.cut_bytes = recovered.cut_bytes
+        self.log = Log(files, restored.log)
+        self.cut_bytes = restored.log.cut_bytes
         self.commands = 0
         self._writer: Writer | None = None
         self._must_sync = False
         """Whether this batch holds what other shards rely on."""
-        self.upkeep = Upkeep(self.log, self.state, self.values)
+        self.upkeep = Upkeep(files, self.log, restored, self._settle)
         self._bury()
         self._delivered: dict[int, int] = {}
         """Acknowledgements that the log does not have yet: they go with the next frame."""
@@ -206,6 +204,13 @@ class Engine:
             writer.add_fact(Delivered(dest, number))
         self._delivered.clear()
 
+    def _settle(self) -> None:
+        """Log what memory alone has: whoever copies one or the other finds both of one mind."""
+        if self._delivered:
+            writer = Writer(self.log, self.values)
+            self._note_delivered(writer)
+            writer.commit(sync=self._sync)
+
     def collect(self, query: family.Collect, now_ms: int) -> family.Outbound | None:
         """Return what the courier is to do for this shard; None while there is nothing.
 
@@ -226,11 +231,8 @@ class Engine:
 
     def close(self) -> None:
         """Sync and close the log, and give the directory back."""
+        self._settle()
         self.upkeep.close()
-        if self._delivered:
-            writer = Writer(self.log, self.values)
-            self._note_delivered(writer)
-            writer.commit(sync=False)
         self.log.close()
         self._files.unlock()
         self.state.let_go()
@@ -255,7 +257,7 @@ class Engine:
 
     def abandon(self) -> None:
         """Close the files as they are: after a failure, only recovery knows what they hold."""
-        self.upkeep.close()
+        self.upkeep.abandon()
         self.log.abandon()
         self._files.unlock()
         self.state.let_go()

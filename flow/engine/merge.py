@@ -21,9 +21,8 @@ from ..index.table import Slot
 from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
 from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
 from ..log.log import Log
-from ..log.parts import END, RANGE, Part
+from ..log.parts import END, RANGE, Part, Span
 from ..log.position import POSITION_BYTES, Position, pack
-from ..log.recover import Span
 from ..log.values import Values
 from ..machine.state import ShardState
 from .liveness import Liveness, trail_index
@@ -68,6 +67,18 @@ class Merge:
         self.is_done = False
         self.bytes_copied = 0
 
+    @property
+    def span(self) -> Span:
+        """What the merged file covers."""
+        return self._span
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether entries may lie in the merged file already: from then on it has to be finished
+        before anything else is written down about where they lie.
+        """
+        return self._part.number in self._log.spans
+
     def step(self) -> None:
         """Do the next slice: some milliseconds."""
         if next(self._steps, None) is None:
@@ -83,6 +94,9 @@ class Merge:
         for source in self._sources:
             yield from self._copy(source)
         self._flush()
+        # What has made an entry dead may not be on disk yet, with relaxed durability; it goes there
+        # before the entry goes for ever.
+        self._log.sync()
         self._finish()
         yield True
         self._log.add_part(self._span)
@@ -99,7 +113,7 @@ class Merge:
 
     def _copy(self, source: Span) -> Iterator[bool]:
         number = source.part.number
-        for at, header_lsn, data, lengths in _frames(self._log, source):
+        for at, header_lsn, data, lengths in frames_of(self._log, source):
             offset = at + HEADER_BYTES
             start = HEADER_BYTES
             for count, length in enumerate(lengths, 1):
@@ -195,7 +209,7 @@ def _move_in_trail(slot: Slot, old: Position, new: Position) -> bool:
     return True
 
 
-def _frames(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:
+def frames_of(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:
     """Yield (offset, LSN, bytes, lengths of the entries) of a file's frames, the marks left out."""
     at = 0
     number = source.part.number

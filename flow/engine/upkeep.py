@@ -1,60 +1,224 @@
-"""What a shard does for its log between batches: choosing what to merge, a slice at a time."""
+"""What a shard does for its log between batches, a slice at a time: checkpoints, merges, scrubbing.
+
+At most one job at a time: a checkpoint is of a log whose entries stay where they are. And once
+there is one, a merge leaves alone what comes after the frame that it begins with. So the tail that
+is read on top of it has every frame of its own, in the order in which they were written.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
-from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEGMENT_BYTES
+from ..host import Files
+from ..limits import (
+    CHECKPOINT_CLOSE_BYTES,
+    CHECKPOINT_CLOSE_RATIO,
+    CHECKPOINT_DEAD_RATIO,
+    CHECKPOINT_FLOW_BYTES,
+    CHECKPOINT_GROWTH_RATIO,
+    CHECKPOINT_LOG_BYTES,
+    MERGE_DEAD_RATIO,
+    MERGE_FILES_MIN,
+    SEGMENT_BYTES,
+)
 from ..log.log import Log
-from ..log.recover import Span
-from ..log.values import Values
-from ..machine.state import ShardState
+from ..log.parts import Span
+from .checkpoint import Checkpoint
+from .hints import Hint
 from .merge import Merge
+from .restore import Restored
+from .scrub import Scrub
 
 
 class Upkeep:
-    """At most one merge at a time. Nothing is lost if the process ends at any point of it."""
+    """At most one job at a time. Nothing is lost if the process ends at any point of it."""
 
-    def __init__(self, log: Log, state: ShardState, values: Values) -> None:
+    def __init__(
+        self, files: Files, log: Log, restored: Restored, settle: Callable[[], None]
+    ) -> None:
+        """`settle`: writes to the log what memory alone has."""
+        self._files = files
         self._log = log
-        self._state = state
-        self._values = values
-        self._merge: Merge | None = None
+        self._state = restored.state
+        self._values = restored.values
+        self._settle = settle
+        self._job: Merge | Hint | Checkpoint | None = None
+        self._scrub = Scrub(log, restored.unread)
         self._looked_at: tuple[int, int] = (-1, -1)
+        last = restored.checkpoint
+        self._begin = 0 if last is None else last.start.segment
+        """The first segment that the last checkpoint does not have whole; 0 if there is none."""
+        self._size = 0 if last is None else last.size
+        """The size of the last checkpoint."""
+        self._tail_bytes = self._bytes_since(0 if last is None else last.start.offset)
+        self._is_wanted = False
+        self._next_bytes = 0
+        """After a failure: how much has to be written until another one is tried."""
+        self.cold: Callable[[], bytes | None] = lambda: None
+        """What a checkpoint keeps for the projections."""
         self.merges = 0
+        self.checkpoints = 0
         self.bytes_copied = 0
 
     @property
     def is_needed(self) -> bool:
         """Whether there may be something to do."""
-        if self._merge is not None:
+        if self._job is not None or not self._scrub.is_done or self._is_due:
             return True
         return bool(self._log.spans) and self._looked_at != self._seen
+
+    @property
+    def tail_bytes(self) -> int:
+        """How much of the log the next start has to read on top of the last checkpoint."""
+        return self._tail_bytes + self._log.bytes_written
 
     @property
     def _seen(self) -> tuple[int, int]:
         """What has to change before there can be something to do again."""
         return self._log.next_number, self._values.dead.counted
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether it is time for a checkpoint, by the growth of the log."""
+        grown = self.tail_bytes
+        return self._is_wanted or (
+            grown >= CHECKPOINT_LOG_BYTES
+            and grown >= CHECKPOINT_GROWTH_RATIO * self._size
+            and self._log.bytes_written >= self._next_bytes
+        )
+
     def step(self) -> bool:
-        """Do a slice of what is to be done; return whether there was anything."""
-        if self._merge is None:
-            sources = self._choose()
-            if not sources:
+        """Do a slice of what is to be done; return whether there was anything.
+
+        Raises:
+            CorruptLog: what was not read at the start, or is merged, is damaged.
+        """
+        if self._job is None:
+            self._job = self._choose_job()
+        if self._job is None:
+            if self._scrub.is_done:
                 return False
-            self._merge = Merge(self._log, self._state, self._values, sources)
-        self._merge.step()
-        if self._merge.is_done:
-            self.merges += 1
-            self.bytes_copied += self._merge.bytes_copied
-            self._merge = None
+            self._scrub.step()
+        elif isinstance(self._job, Merge):
+            self._settle()
+            self._step_merge(self._job)
+        else:
+            self._step_shortcut(self._job)
         return True
 
+    def want_checkpoint(self) -> None:
+        """Let the next job be a checkpoint."""
+        self._is_wanted = True
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint now, in one go, once what is under way is finished."""
+        while self._job is not None:
+            self.step()
+        self._job = self._begin_checkpoint()
+        while isinstance(self._job, Checkpoint):
+            self._step_shortcut(self._job)
+
     def close(self) -> None:
+        """End in order: with a checkpoint, if the next start is spared much by it."""
+        if isinstance(self._job, Merge) and not self._job.is_placed:
+            self._give_up()
+        size = self._size or len(self._state.table) * CHECKPOINT_FLOW_BYTES
+        if (
+            self.tail_bytes >= CHECKPOINT_CLOSE_BYTES
+            and self.tail_bytes * CHECKPOINT_CLOSE_RATIO >= size
+        ):
+            self.checkpoint()
+        self.abandon()
+
+    def abandon(self) -> None:
         """Give up what is under way."""
-        if self._merge is not None:
-            self._merge.abandon()
-            self._merge = None
+        if self._job is not None:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        assert self._job is not None
+        self._job.abandon()
+        self._job = None
+
+    def _choose_job(self) -> Merge | Hint | Checkpoint | None:
+        if self._is_due:
+            return self._begin_checkpoint()
+        if self._looked_at == self._seen:
+            return None
+        sources = self._choose()
+        if sources:
+            self._settle()
+            return Merge(self._log, self._state, self._values, sources)
+        if self._must_free():
+            return self._begin_checkpoint()
+        return None
+
+    # ---- checkpoints ----
+
+    def _begin_checkpoint(self) -> Checkpoint | None:
+        self._is_wanted = False
+        self._settle()
+        try:
+            return Checkpoint(self._files, self._log, self._state, self._values, self.cold())
+        except OSError:
+            self._do_without()
+            return None
+
+    def _step_shortcut(self, job: Checkpoint | Hint) -> None:
+        try:
+            job.step()
+        except OSError:
+            self._give_up()
+            self._do_without()
+            return
+        if not job.is_done:
+            return
+        self._job = None
+        if isinstance(job, Checkpoint):
+            self.checkpoints += 1
+            self._looked_at = (-1, -1)
+            self._begin = job.segment
+            self._size = job.size
+            self._tail_bytes = -job.written_before
+
+    def _do_without(self) -> None:
+        """Go on without it, and for a while without another one: the disk may be full."""
+        if self._log.is_broken:
+            raise
+        self._next_bytes = self._log.bytes_written + CHECKPOINT_LOG_BYTES
+
+    def _begin_hint(self, merged: Span) -> Hint | None:
+        try:
+            return Hint(self._files, self._log, self._state, self._values, merged)
+        except OSError:
+            self._do_without()
+            return None
+
+    def _must_free(self) -> bool:
+        """Whether much is dead in files that no merge may touch before the next checkpoint."""
+        if not self._begin or self._log.bytes_written < self._next_bytes:
+            return False
+        dead = sum(
+            self._values.dead.of(span.part.number)
+            for span in self._log.spans.values()
+            if span.part.last >= self._begin
+        )
+        return dead >= CHECKPOINT_LOG_BYTES and dead >= CHECKPOINT_DEAD_RATIO * self._size
+
+    def _bytes_since(self, offset: int) -> int:
+        """Return the size of the log from an offset of the segment that is to be read first on."""
+        sizes = (span.size for span in self._log.spans.values() if span.part.last >= self._begin)
+        return sum(sizes) + self._log.position[1] - offset - self._log.bytes_written
+
+    # ---- merges ----
+
+    def _step_merge(self, job: Merge) -> None:
+        job.step()
+        if job.is_done:
+            self.merges += 1
+            self.bytes_copied += job.bytes_copied
+            self._job = self._begin_hint(job.span)
 
     def dead_ratio(self, span: Span) -> float:
         """Return how much of a file nobody needs any more, 0 to 1."""
@@ -63,7 +227,10 @@ class Upkeep:
     def _choose(self) -> list[Span]:
         """Return neighbours to merge: those with much that is dead, or many small files."""
         self._looked_at = self._seen
-        spans = sorted(self._log.spans.values(), key=lambda span: span.part.first)
+        spans = sorted(
+            (s for s in self._log.spans.values() if not self._begin or s.part.last < self._begin),
+            key=lambda span: span.part.first,
+        )
         worst = max(spans, key=self.dead_ratio, default=None)
         if worst is not None and self.dead_ratio(worst) >= MERGE_DEAD_RATIO:
             return self._around(spans, spans.index(worst))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..events import Prepared
+from ..events import Prepared, Received
 from ..family import Kin
 from ..limits import ASK_AGAIN_MS, SPAWN_MS_MAX
 from .outbox import Outbox
@@ -53,6 +53,10 @@ class Families:
         for child in fact.children:
             self.reserved[child.partition_key, child.id] = fact.txn
         self._ask_at_ms[fact.txn] = fact.at_ms + ASK_AGAIN_MS if ask_at_ms is None else ask_at_ms
+
+    def received(self) -> list[Received]:
+        """Return up to where the posts of each source are applied here."""
+        return [Received(source, number) for source, number in self.seen.items()]
 
     def settle(self, txn: str) -> None:
         """Free the ids of prepared children: they exist from now on, or never will."""

@@ -61,6 +61,10 @@ class Outbox:
                     found.append((dest, number, post))
         return found
 
+    def lane(self, dest: int) -> list[tuple[int, Post]]:
+        """Return the posts (number, post) that wait for a destination, oldest first."""
+        return list(self._lanes.get(dest, ()))
+
     def promises(self, txn: str) -> bool:
         """Whether a commit of this transaction is still to be delivered."""
         return any(

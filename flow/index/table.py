@@ -56,6 +56,8 @@ class FlowTable:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Slot | dict[str | None, Slot]] = {}
+        self._shared: set[str] = set()
+        """Ids that several partitions have, or had."""
         self._size = 0
         self._unpacked: list[tuple[Slot, Record, bytes]] = []
         """Slots with the record that `get` unpacked, and its bytes."""
@@ -98,6 +100,7 @@ class FlowTable:
                 first = entry.record
                 assert first is not None
                 entry = {first.partition_key: entry}
+                self._shared.add(record.id)
                 self._by_id[record.id] = entry
             assert record.partition_key not in entry, "a flow is added once"
             entry[record.partition_key] = slot
@@ -110,9 +113,23 @@ class FlowTable:
             del entry[partition_key]
             if not entry:
                 del self._by_id[flow_id]
+                self._shared.remove(flow_id)
         else:
             del self._by_id[flow_id]
         self._size -= 1
+
+    def slots(self) -> list[Any]:
+        """Return the slots that there are, at once: the newest first, and among them other things.
+
+        A loop that can tell the one from the other at once would take several times as long.
+        """
+        found: list[Any] = list(self._by_id.values())
+        for flow_id in self._shared:
+            entry = self._by_id[flow_id]
+            assert isinstance(entry, dict)
+            found += entry.values()
+        found.reverse()
+        return found
 
     def pack(self) -> None:
         """Pack again what was unpacked, unless it has another record by now."""

@@ -28,6 +28,14 @@ class DeadBytes:
         """Return the dead bytes of a file."""
         return self._of_file.get(file, 0)
 
+    def all(self) -> list[tuple[int, int]]:
+        """Return (file, dead bytes) of every file."""
+        return list(self._of_file.items())
+
+    def reset(self, counts: Iterable[tuple[int, int]]) -> None:
+        """Begin anew with what was counted elsewhere."""
+        self._of_file = dict(counts)
+
     def forget(self, files: Iterable[int]) -> None:
         """Drop files that are no more."""
         for file in files:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
+from collections.abc import Iterable, Iterator, Sequence
 
 from .position import Position
 
@@ -23,6 +25,10 @@ _NONE = -1
 # Of the integers in arrays, these are the ones that CPython converts without a detour.
 _PLACE, _LENGTH = "L", "I"
 assert array(_PLACE).itemsize == 8 and array(_LENGTH).itemsize == 4
+
+
+Columns = tuple[bytes, bytes, bytes]
+"""Numbers, places and lengths as little-endian integers of 8, 8 and 4 bytes."""
 
 
 class _Page:
@@ -122,10 +128,73 @@ class Keydir:
 
     def _dissolve(self, key: int) -> None:
         page = self._pages.pop(key)
-        first = key >> _COUNT_SHIFT << _PAGE_SHIFT + _COUNT_SHIFT | key & _TAG_MASK
+        first = _first(key)
         for index, length in enumerate(page.lengths):
             if length:
                 self._loose[first + index * _STEP] = (page.places[index], length)
+
+    def pages(self) -> list[int]:
+        """Return the keys of all pages there are now; `columns` tells what is on them."""
+        return list(self._pages)
+
+    def loose(self) -> list[int]:
+        """Return the numbers that are on no page now. To be asked for after the pages were read:
+        what leaves a page goes here.
+        """
+        return list(self._loose)
+
+    def columns(self, keys: Sequence[int], loose: Sequence[int]) -> Columns:
+        """Return what is on some pages, and some that are on none, as far as it is still there."""
+        numbers, places, lengths = array(_PLACE), array(_PLACE), array(_LENGTH)
+        for key in keys:
+            page = self._pages.get(key)
+            if page is None:
+                continue
+            first = _first(key)
+            held = range(first, first + len(page.lengths) * _STEP, _STEP)
+            if not page.gone:
+                numbers.extend(held)
+                places.extend(page.places)
+                lengths.extend(page.lengths)
+                continue
+            for number, place, length in zip(held, page.places, page.lengths, strict=True):
+                if length:
+                    numbers.append(number)
+                    places.append(place)
+                    lengths.append(length)
+        for number in loose:
+            if (found := self._loose.get(number)) is not None:
+                numbers.append(number)
+                places.append(found[0])
+                lengths.append(found[1])
+        return _bytes(numbers), _bytes(places), _bytes(lengths)
+
+    def load(self, columns: Columns) -> None:
+        """Take in what `columns` gave."""
+        numbers, places = _array(_PLACE, columns[0]), _array(_PLACE, columns[1])
+        lengths = _array(_LENGTH, columns[2])
+        at = 0
+        while at < len(numbers):
+            count = self._whole_page(numbers, at)
+            if count:
+                page = self._pages[_key(numbers[at])] = _Page()
+                page.places = places[at : at + count]
+                page.lengths = lengths[at : at + count]
+            else:
+                place = places[at]
+                self.set(numbers[at], place >> _OFFSET_BITS, place & _OFFSET_MASK, lengths[at])
+            at += count or 1
+        self._next = _NONE
+
+    def _whole_page(self, numbers: array[int], at: int) -> int:
+        """Return how many numbers from there on are a page's first ones; 0 if too few, or taken."""
+        first = numbers[at]
+        if first & _IS_INDEX_0 or _key(first) in self._pages:
+            return 0
+        count = min(_PAGE_SIZE, len(numbers) - at)
+        while numbers[at + count - 1] != first + (count - 1) * _STEP:
+            count //= 2
+        return count if count > _SPARSE else 0
 
     def __len__(self) -> int:
         return len(self._loose) + sum(map(len, self._pages.values()))
@@ -133,6 +202,28 @@ class Keydir:
 
 def _position(place: int, length: int) -> Position:
     return Position(place >> _OFFSET_BITS, place & _OFFSET_MASK, length)
+
+
+def columns_of(rows: Iterable[tuple[int, int, int, int]]) -> Columns:
+    """Return (number, segment, offset, length) of values as columns."""
+    numbers, places, lengths = array(_PLACE), array(_PLACE), array(_LENGTH)
+    for number, segment, offset, length in rows:
+        numbers.append(number)
+        places.append(segment << _OFFSET_BITS | offset)
+        lengths.append(length)
+    return _bytes(numbers), _bytes(places), _bytes(lengths)
+
+
+def rows_of(columns: Columns) -> Iterator[tuple[int, int, int, int]]:
+    """Return the rows of columns."""
+    numbers, places = _array(_PLACE, columns[0]), _array(_PLACE, columns[1])
+    for number, place, length in zip(numbers, places, _array(_LENGTH, columns[2]), strict=True):
+        yield number, place >> _OFFSET_BITS, place & _OFFSET_MASK, length
+
+
+def _first(key: int) -> int:
+    """Return the first number of a page."""
+    return key >> _COUNT_SHIFT << _PAGE_SHIFT + _COUNT_SHIFT | key & _TAG_MASK
 
 
 def _key(number: int) -> int:
@@ -143,3 +234,17 @@ def _key(number: int) -> int:
 def _index(number: int) -> int:
     """Return where on its page a number is."""
     return number >> _COUNT_SHIFT & _INDEX_MASK
+
+
+def _bytes(column: array[int]) -> bytes:
+    if sys.byteorder != "little":
+        column.byteswap()
+    return column.tobytes()
+
+
+def _array(kind: str, data: bytes) -> array[int]:
+    column = array(kind)
+    column.frombytes(data)
+    if sys.byteorder != "little":
+        column.byteswap()
+    return column

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from ..errors import CorruptLog
 from ..host import File, Files
 from ..limits import OPEN_SEGMENTS_MAX, SEGMENT_BYTES, SEGMENT_GROW_BYTES
 from .frame import HEADER_BYTES, seal
-from .parts import Part, segment_name
+from .parts import Part, Span, segment_name
 from .position import Position
-from .recover import Recovery, Span
+from .shortcut import remove_shortcuts
+from .start import Recovery
 
 _ROOM = bytes(HEADER_BYTES)
 
@@ -34,6 +36,8 @@ class Log:
         self._offset = recovered.offset
         self._lsn = recovered.lsn
         self._synced_lsn = recovered.lsn
+        self.last_frame = (self._segment, self._offset)
+        """Segment and offset of the newest frame."""
         self._reserved = 0
         self.epoch = recovered.epoch + 1
         self.bytes_written = 0
@@ -53,6 +57,11 @@ class Log:
     def position(self) -> tuple[int, int]:
         """Segment and offset of the next frame."""
         return self._segment, self._offset
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a write or a sync has failed: only recovery knows what the disk holds."""
+        return self._broken
 
     @property
     def has_unsynced(self) -> bool:
@@ -80,6 +89,7 @@ class Log:
             handle.reserve(self._reserved)
         handle.pwrite(frame, self._offset)
         self._lsn += 1
+        self.last_frame = (self._segment, self._offset)
         self._offset = end
         self.bytes_written += len(frame)
         self.frames_written += 1
@@ -119,7 +129,11 @@ class Log:
         return data
 
     def corrupt(self, position: Position, why: str) -> CorruptLog:
-        """Return the error for damage met at a position."""
+        """Return the error for damage met at a position; the next start reads the whole log."""
+        # It meets the damage as well then, and refuses. By a shortcut, which spares it the file, it
+        # would serve until the damage is met again, and so on for ever.
+        with contextlib.suppress(OSError):
+            remove_shortcuts(self._files)
         path = self._files.path_of(self._name(position.segment))
         return CorruptLog(
             f"{path} is damaged at byte {position.offset}: {why}; restore it from a backup",
@@ -174,6 +188,11 @@ class Log:
         )
         self._start_segment(self.take_number())
         self._broken = False
+
+    def first_lsn_of(self, segment: int) -> int:
+        """Return the first frame of a segment."""
+        span = self.spans.get(segment)
+        return self._first_lsn if span is None else span.first_lsn
 
     def take_number(self) -> int:
         """Return a number that no file has had."""

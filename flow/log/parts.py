@@ -49,6 +49,18 @@ class Part(NamedTuple):
         return self.number > other.number and self.first <= other.first and other.last <= self.last
 
 
+class Span(NamedTuple):
+    """A file that is written no more, and what it covers."""
+
+    part: Part
+    first_lsn: int
+    last_lsn: int
+    merged_lsn: int
+    """What is dead since a frame up to this one is not in it any more."""
+    epoch: int
+    size: int
+
+
 def segment_name(number: int) -> str:
     """Return the file name of a segment that was written."""
     return f"{number:010d}.log"

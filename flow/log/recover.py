@@ -10,50 +10,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ..errors import CorruptLog
-from ..host import File, Files
+from ..host import Files
 from .frame import HEADER_BYTES, MAGIC, FrameHeader, entry_lengths, read_header
-from .parts import END, RANGE, Part, parts_in, segment_name
+from .parts import END, RANGE, Part, Span, parts_in, segment_name
+from .start import Recovery, Start, UnusableError, begin_at, check_reached, is_known
 
-Take = Callable[[bytes, int, int, Sequence[int]], None]
-"""take(segment's bytes, segment, offset, lengths), once per frame in the order of the log: its
-entries have these lengths and follow one another from this offset on."""
-
-
-@dataclass
-class Recovery:
-    """Where a log continues."""
-
-    handles: dict[int, File] = field(default_factory=dict)
-    segment: int = 1
-    offset: int = 0
-    lsn: int = 0
-    epoch: int = 0
-    cut_bytes: int = 0
-    """Length of the torn tail that was removed; reserved zeros do not count."""
-    doubtful: int = 0
-    """Where in the last segment the frames begin that no later one knows to be on disk."""
-    spans: dict[int, Span] = field(default_factory=dict)
-    """The files before the last, by number, in the log's order."""
-    first_lsn: int = 1
-    """The first frame of the last segment."""
-    next_number: int = 2
-    """The number of the next file: above that of any file that there ever was."""
-
-
-class Span(NamedTuple):
-    """A file that is written no more, and what it covers."""
-
-    part: Part
-    first_lsn: int
-    last_lsn: int
-    merged_lsn: int
-    """What is dead since a frame up to this one is not in it any more."""
-    epoch: int
-    size: int
+Take = Callable[[bytes, int, int, int, Sequence[int], int], None]
+"""take(bytes, at, file's number, offset, lengths, LSN), once per frame in the order of the log: its
+entries have these lengths and follow one another from `at` in the bytes, `offset` in the file."""
 
 
 def begin(files: Files) -> None:
@@ -78,15 +45,24 @@ def refuse_missing(files: Files) -> None:
         )
 
 
-def recover(files: Files, take: Take) -> Recovery:
+def recover(
+    files: Files,
+    take: Take,
+    start: Start | None = None,
+    hinted: Callable[[Part], Span | None] = lambda _: None,
+) -> Recovery:
     """Read every entry, cut a torn tail off the disk, and return where the log continues.
+
+    `start`: read from there on. `hinted`: takes in a merged file in another way than by reading it,
+    and returns what it covers; None if it cannot.
 
     Raises:
         CorruptLog: a frame that was on disk is damaged or missing; nothing was changed.
+        UnusableError: the log is not the one that `start` is of; nothing was changed.
     """
     result = Recovery()
     try:
-        _recover(files, take, result)
+        _recover(files, take, result, start, hinted)
     except BaseException:
         for handle in result.handles.values():
             handle.close()
@@ -94,19 +70,29 @@ def recover(files: Files, take: Take) -> Recovery:
     return result
 
 
-def _recover(files: Files, take: Take, result: Recovery) -> None:
+def _recover(
+    files: Files,
+    take: Take,
+    result: Recovery,
+    start: Start | None,
+    hinted: Callable[[Part], Span | None],
+) -> None:
     found = parts_in(files)
     parts, obsolete = _without_covered(found)
     bad: _Bad | None = None
     for part in parts:
         number = part.number
-        handle = result.handles[number] = files.open(part.name)
-        raw = handle.pread(handle.size(), 0)
-        data = memoryview(raw)
+        if start is not None and is_known(files, part, start, result):
+            continue
         if part.is_merged:
-            _read_merged(files, part, raw, result, take)
+            _take_merged(files, part, result, take, hinted)
             bad = None
             continue
+        is_first = start is not None and number == start.segment
+        base = begin_at(start, result) if start is not None and is_first else 0
+        handle = result.handles[number] = files.open(part.name)
+        raw = handle.pread(max(0, handle.size() - base), base)
+        data = memoryview(raw)
         if bad is not None and bad.is_followed_by(data):
             bad = None
         elif bad is not None:
@@ -115,20 +101,22 @@ def _recover(files: Files, take: Take, result: Recovery) -> None:
             _refuse_if_vouched(files, bad, data, 0)
         if bad is not None:
             continue
-        first_lsn = result.lsn + 1
+        first_lsn = start.first_lsn if start is not None and is_first else result.lsn + 1
         result.segment = number
-        result.offset = _read_segment(files, number, raw, result, take)
+        result.offset = _read_segment(files, number, raw, base, result, take)
         result.spans[number] = Span(
             part, first_lsn, result.lsn, result.lsn, result.epoch, result.offset
         )
         bad = _Bad(number, result.offset, result.lsn + 1)
-        _refuse_if_vouched(files, bad, data, result.offset)
-        result.cut_bytes = len(bytes(data[result.offset :]).rstrip(b"\0"))
+        _refuse_if_vouched(files, bad, data, result.offset - base)
+        result.cut_bytes = len(bytes(data[result.offset - base :]).rstrip(b"\0"))
         _keep_last(result)
         if result.lsn == 0 and result.cut_bytes > HEADER_BYTES:
             # The first frame is an epoch's, synced before the second: all of it cannot be torn.
             raise _corrupt(files, number, 0, "the log does not begin with a frame")
     result.next_number = max((part.number for part in found), default=0) + 1
+    if start is not None:
+        check_reached(start, result)
     _cut_tail(files, parts, obsolete, result)
 
 
@@ -153,8 +141,47 @@ def _without_covered(found: list[Part]) -> tuple[list[Part], list[Part]]:
 _END_BYTES = HEADER_BYTES + END.size + 4
 
 
-def _read_merged(files: Files, part: Part, raw: bytes, result: Recovery, take: Take) -> None:
+def is_merged_as(files: Files, span: Span) -> bool:
+    """Whether a merged file is as long as it was and covers what it did; its middle is not read."""
+    handle = files.open(span.part.name)
+    try:
+        head = memoryview(handle.pread(HEADER_BYTES + RANGE.size + 4, 0))
+        end = memoryview(handle.pread(_END_BYTES, max(0, span.size - _END_BYTES)))
+        if handle.size() != span.size:
+            return False
+    finally:
+        handle.close()
+    if read_header(head, 0) is None or read_header(end, 0) is None:
+        return False
+    covered = RANGE.unpack_from(head, HEADER_BYTES)
+    return covered == (span.first_lsn, span.last_lsn, span.merged_lsn)
+
+
+def _take_merged(
+    files: Files,
+    part: Part,
+    result: Recovery,
+    take: Take,
+    hinted: Callable[[Part], Span | None],
+) -> None:
+    span = hinted(part)
+    if span is None:
+        span = _read_merged(files, part, take)
+    if span.first_lsn != result.lsn + 1:
+        why = f"it begins with frame {span.first_lsn}, and frame {result.lsn + 1} belongs there"
+        raise _corrupt(files, part, 0, why)
+    result.lsn = span.last_lsn
+    result.epoch = max(result.epoch, span.epoch)
+    result.spans[part.number] = span._replace(epoch=result.epoch)
+
+
+def _read_merged(files: Files, part: Part, take: Take) -> Span:
     """Read a merged file. It was whole when it got its end, so anything else is damage."""
+    handle = files.open(part.name)
+    try:
+        raw = handle.pread(handle.size(), 0)
+    finally:
+        handle.close()
     data = memoryview(raw)
     end = len(data) - _END_BYTES
     if end < HEADER_BYTES + RANGE.size or read_header(data, 0) is None:
@@ -162,26 +189,21 @@ def _read_merged(files: Files, part: Part, raw: bytes, result: Recovery, take: T
     if read_header(data, end) is None:
         raise _corrupt(files, part, end, "its end is missing")
     first_lsn, last_lsn, merged_lsn = RANGE.unpack_from(data, HEADER_BYTES)
-    if first_lsn != result.lsn + 1:
-        why = f"it begins with frame {first_lsn}, and frame {result.lsn + 1} belongs there"
-        raise _corrupt(files, part, 0, why)
-    at = frames = 0
+    at = frames = epoch = 0
     while at < end:
         header = read_header(data, at)
         if header is None or header.lsn != last_lsn:
             raise _corrupt(files, part, at, "a frame is damaged")
         offset = at + HEADER_BYTES
         if at:
-            take(raw, part.number, offset, entry_lengths(data, at, header))
+            take(raw, offset, part.number, offset, entry_lengths(data, at, header), last_lsn)
         at += HEADER_BYTES + header.body_bytes
         frames += 1
-        result.epoch = max(result.epoch, header.epoch)
+        epoch = max(epoch, header.epoch)
     (count,) = END.unpack_from(data, end + HEADER_BYTES)
     if at != end or count != frames:
         raise _corrupt(files, part, at, f"it has {frames} frames, and {count} belong there")
-    result.lsn = last_lsn
-    result.handles.pop(part.number).close()
-    result.spans[part.number] = Span(part, first_lsn, last_lsn, merged_lsn, result.epoch, len(data))
+    return Span(part, first_lsn, last_lsn, merged_lsn, epoch, len(data))
 
 
 def _keep_last(result: Recovery) -> None:
@@ -210,25 +232,31 @@ class _Bad:
         return _Bad(self.segment + 1, 0, self.lsn)
 
 
-def _read_segment(files: Files, number: int, raw: bytes, result: Recovery, take: Take) -> int:
+def _read_segment(
+    files: Files, number: int, raw: bytes, base: int, result: Recovery, take: Take
+) -> int:
+    """Take in the frames of a segment whose bytes from `base` on these are; return its end."""
     data = memoryview(raw)
     at = 0
     doubtful: deque[tuple[int, int]] = deque()
     while (header := read_header(data, at)) is not None:
         if header.lsn != result.lsn + 1:
             why = f"frame {header.lsn} stands where frame {result.lsn + 1} belongs"
-            raise _corrupt(files, number, at, why)
+            raise _corrupt(files, number, base + at, why)
         if header.epoch < result.epoch:
-            raise _corrupt(files, number, at, "an older epoch follows a newer one")
-        take(raw, number, at + HEADER_BYTES, entry_lengths(data, at, header))
+            raise _corrupt(files, number, base + at, "an older epoch follows a newer one")
+        if result.marks and result.marks.pop(header.lsn, header.epoch) != header.epoch:
+            raise UnusableError(f"frame {header.lsn} is another one than it was")
+        start = at + HEADER_BYTES
+        take(raw, start, number, base + start, entry_lengths(data, at, header), header.lsn)
         result.lsn = header.lsn
         result.epoch = header.epoch
-        doubtful.append((header.lsn, at))
+        doubtful.append((header.lsn, base + at))
         while doubtful and doubtful[0][0] <= header.synced_lsn:
             doubtful.popleft()
         at += HEADER_BYTES + header.body_bytes
-    result.doubtful = doubtful[0][1] if doubtful else at
-    return at
+    result.doubtful = doubtful[0][1] if doubtful else base + at
+    return base + at
 
 
 def _refuse_if_vouched(files: Files, bad: _Bad, data: memoryview, start: int) -> None:

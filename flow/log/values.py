@@ -42,8 +42,8 @@ class Values:
     """Reads values by number, with one positioned read each, checksum verified."""
 
     def __init__(self) -> None:
-        self._keydir = Keydir()
-        self.add = self._keydir.set
+        self.keydir = Keydir()
+        self.add = self.keydir.set
         """add(number, segment, offset, length): note where a value lies."""
         self._recent: dict[int, bytes] = {}
         self._recent_order: deque[int] = deque()
@@ -52,9 +52,9 @@ class Values:
         self.reads = 0
         self.dead = DeadBytes()
 
-        self.place = self._keydir.get
+        self.place = self.keydir.get
         """place(number): where a value lies; None if there is none of that number."""
-        self.move = self._keydir.move
+        self.move = self.keydir.move
         """move(number, old, new): note that a value lies elsewhere now; False if it no longer lay
         where it did."""
 
@@ -77,7 +77,7 @@ class Values:
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget values whose flow is gone."""
         for number in numbers:
-            position = self._keydir.pop(number)
+            position = self.keydir.pop(number)
             if position is not None:
                 self.dead.add(position)
             self._forget(number)
@@ -98,7 +98,7 @@ class Values:
         data = self._recent.get(number)
         if data is not None:
             return data
-        position = self._keydir.get(number)
+        position = self.keydir.get(number)
         if position is None:
             return None
         self.reads += 1
@@ -111,4 +111,4 @@ class Values:
         return stored.data
 
     def __len__(self) -> int:
-        return len(self._keydir)
+        return len(self.keydir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..codec import decode_record
 from ..events import Dropped
 from ..index.table import Slot
 from ..record import Record
@@ -26,8 +27,11 @@ class Loading:
         self._with_extras: dict[int, Slot] = {}
         """By identity: what may have a family or a deadline."""
 
-    def load(self, record: Record, packed: bytes) -> Slot:
-        """Take in a record, and the bytes that it was read from; return its slot."""
+    def load(self, record: Record, packed: bytes, entered: list[int] | None = None) -> Slot:
+        """Take in a record, and the bytes that it was read from; return its slot.
+
+        `entered`: it stands for several; the values that the first of them names.
+        """
         state = self._state
         slot = state.table.get(record.partition_key, record.id)
         if slot is None:
@@ -35,7 +39,7 @@ class Loading:
             state.table.add(slot)
         else:
             old: Record = slot.held  # The table unpacks what it hands out.
-            note_spent(slot, old, record)
+            note_spent(slot, old, record, entered)
             if slot.version:
                 state.leave(slot, old)
                 slot.version = 0
@@ -48,6 +52,17 @@ class Loading:
         if len(self._fresh) >= _FRESH_MAX:
             self._enter_fresh()
         return slot
+
+    def adopt(self, packed: bytes, trail: bytes, spent: list[tuple[int, int]] | None) -> None:
+        """Take in a flow as it was kept elsewhere; it is the only one of its name so far."""
+        state = self._state
+        record = decode_record(packed)
+        slot = Slot(record, record.version, trail, spent)
+        state.table.add(slot)
+        slot.held = packed
+        if record.extras is not None:
+            self._with_extras[id(slot)] = slot
+        state.enter(slot, record)
 
     def unload(self, drop: Dropped) -> None:
         """Take in a removal."""

@@ -200,16 +200,20 @@ class ShardState:
         return waiting > limits.LONG_QUEUE_MIN
 
 
-def note_spent(slot: Slot, old: Record, new: Record) -> None:
-    """Remember values that only the history names from now on."""
+def note_spent(slot: Slot, old: Record, new: Record, named: list[int] | None = None) -> None:
+    """Remember values that only the history names from now on.
+
+    `named`: what the record after the old one names, if there are others before the new one.
+    """
     if (
-        old.extras is None
+        named is None
+        and old.extras is None
         and old.payload_number in (None, new.payload_number)
         and old.result_number in (None, new.result_number)
         and old.error_number in (None, new.error_number)
     ):
         return
-    left = set(value_numbers(old)) - set(value_numbers(new))
+    left = set(value_numbers(old)).difference(value_numbers(new) if named is None else named)
     if left:
         if slot.spent is None:
             slot.spent = []

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from shardflow.flow.log.log import Log
 from shardflow.flow.log.position import Position
-from shardflow.flow.log.recover import Recovery, recover
+from shardflow.flow.log.recover import recover
+from shardflow.flow.log.start import Recovery
 from support.disks import Disk
 
 
@@ -29,11 +30,13 @@ def read_log(disk: Disk) -> tuple[list[bytes], Recovery]:
     """Recover a log without writing to it, but for the cut of a torn tail."""
     entries: list[bytes] = []
 
-    def take(raw: bytes, segment: int, offset: int, lengths: Sequence[int]) -> None:
+    def take(
+        raw: bytes, at: int, number: int, offset: int, lengths: Sequence[int], lsn: int
+    ) -> None:
         for length in lengths:
-            entries.append(raw[offset : offset + length])
+            entries.append(raw[at : at + length])
             assert len(entries[-1]) == length
-            offset += length
+            at += length
 
     return entries, recover(disk, take)
 

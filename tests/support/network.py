@@ -153,6 +153,7 @@ class Shard:
         assert self.service is None
         entropy = SeededEntropy(self._chance)
         engine = Engine(self._files, entropy, self._settings, sync=not self._relaxed)
+        assert engine.restored.notes == [], "the disk fails by losing what is on no disk only"
         self.service = Service(engine, self._clock, relaxed=self._relaxed)
 
     def die(self) -> None:

@@ -138,6 +138,7 @@ class Simulation:
             (8, self._end_one),
             (3, self._cancel_one),
             (1, self._move_one),
+            (2, self._write_checkpoint),
             (1, self._give_up_one),
             (3, self._pass_time),
             (self._pace, self.network.step),
@@ -346,6 +347,12 @@ class Simulation:
             to_state = self.chance.choice(("on", "elsewhere"))
             move = Move(flow.id, flow.partition_key, flow.state, to_state, flow.fencing_token)
             self._send(flow, commands.Transition([move]))
+
+    def _write_checkpoint(self) -> None:
+        # Whole: slices go by real time, and a run would not be repeated by its seed.
+        up = [shard for shard in self.network.shards if shard.service is not None]
+        if up:
+            self.chance.choice(up).engine.upkeep.checkpoint()
 
     def _give_up_one(self) -> None:
         open_ones = [fan_out for fan_out in self.fan_outs if fan_out.outcome is None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from shardflow.flow.log.keydir import Keydir
+from shardflow.flow.log.keydir import Keydir, columns_of, rows_of
 from shardflow.flow.log.position import Position
 
 SHARD = 3
@@ -66,3 +66,34 @@ def test_few_values_among_many_that_are_gone_take_no_more_than_a_dict_of_them() 
     keydir.set(number_of(50_000), 2, 2, 2)
     assert keydir.get(number_of(50_000)) == Position(2, 2, 2)
     assert len(keydir) == 99
+
+
+def test_what_its_columns_tell_makes_an_equal_one() -> None:
+    for seed in range(20):
+        chance = Random(seed)
+        keydir, wanted = Keydir(), dict[int, Position]()
+        for count in range(1, chance.randrange(2, 3_000)):
+            number = number_of(count, SHARD if chance.random() < 0.9 else 1)
+            place = chance.randrange(2**32), chance.randrange(2**32), 1 + chance.randrange(2**20)
+            keydir.set(number, *place)
+            wanted[number] = Position(*place)
+        for number in list(wanted):
+            # Some pages stay whole, some have gaps, and of some hardly anything is left.
+            if chance.random() < (0.0, 0.5, 0.99)[(number >> 16) % 3]:
+                keydir.pop(number)
+                del wanted[number]
+        other = Keydir()
+        pages = keydir.pages()
+        for at in range(0, len(pages), 3):
+            other.load(keydir.columns(pages[at : at + 3], ()))
+        other.load(keydir.columns((), keydir.loose()))
+        assert_equal(other, wanted)
+        # It goes on as the first one does.
+        last = number_of(10**6)
+        other.set(last, 1, 2, 3)
+        assert_equal(other, wanted | {last: Position(1, 2, 3)})
+
+
+def test_columns_are_rows() -> None:
+    rows = [(number_of(count), count, 2**32 - count, 7) for count in range(1, 5)]
+    assert list(rows_of(columns_of(rows))) == rows

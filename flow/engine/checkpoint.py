@@ -1,0 +1,173 @@
+"""Writing a checkpoint: a shard's state in one file, in slices, while the shard serves.
+
+What is on disk when, and why it may be written while everything changes, is told in
+flow/engine/resume.py, which reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+from ..codec import encoder
+from ..events import Delivered, Posted
+from ..host import Files
+from ..index.table import Slot
+from ..limits import SHORTCUT_BLOCK_BYTES, SHORTCUT_SLICE_ITEMS
+from ..log.log import Log
+from ..log.shortcut import (
+    End,
+    Facts,
+    Flows,
+    Header,
+    Places,
+    ShortcutWriter,
+    checkpoint_name,
+    file_span,
+    hints_of,
+    remove_shortcuts,
+)
+from ..log.values import Values
+from ..machine.state import ShardState
+
+_PAGES_PER_SLICE = 64
+_encode = encoder.encode
+
+
+class Checkpoint:
+    """One checkpoint under way. `step` until it is done; to give it up, drop it after `abandon`."""
+
+    def __init__(
+        self, files: Files, log: Log, state: ShardState, values: Values, cold: bytes | None
+    ) -> None:
+        """`log` and memory must be of one mind between two steps. `cold`: kept for who asks."""
+        self._files = files
+        self._log = log
+        self._state = state
+        self._values = values
+        # What comes before the first frame that recovery reads is on disk for ever.
+        log.sync()
+        self.segment, offset = log.last_frame
+        self.written_before = log.bytes_written
+        self._header = Header(
+            "checkpoint",
+            state.settings.shard,
+            [file_span(span) for span in log.spans.values() if span.part.last < self.segment],
+            self.segment,
+            offset,
+            log.lsn,
+            log.epoch,
+            log.first_lsn_of(self.segment),
+            state.next_value,
+            state.last_order,
+            log.next_number,
+            cold,
+        )
+        self._facts = _facts_of(state)
+        self._slots = state.table.slots()
+        self._writer = ShortcutWriter(files, checkpoint_name(log.lsn))
+        self._steps = self._run()
+        self.is_done = False
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has so far."""
+        return self._writer.size
+
+    def step(self) -> None:
+        """Do the next slice: a millisecond or two."""
+        if next(self._steps, None) is None:
+            self.is_done = True
+
+    def abandon(self) -> None:
+        """Stop in the middle, as if it had never begun."""
+        self._steps.close()
+        self._writer.abandon()
+
+    def _run(self) -> Generator[bool]:
+        self._writer.add(self._header)
+        yield True
+        yield from self._write_facts()
+        yield from self._write_flows()
+        # After the flows: a value that has gone since a flow was written is not in it, and one that
+        # had gone before is not either.
+        yield from self._write_places()
+        self._writer.sync()
+        yield True
+        self._finish()
+        yield True
+        remove_shortcuts(self._files, {self._writer.name, *hints_of(self._log.spans.values())})
+
+    def _write_facts(self) -> Iterator[bool]:
+        self._facts.reverse()
+        while self._facts:
+            entries: list[bytes] = []
+            size = 0
+            while self._facts and len(entries) < SHORTCUT_SLICE_ITEMS:
+                entries.append(_encode(self._facts.pop()))
+                size += len(entries[-1])
+                if size >= SHORTCUT_BLOCK_BYTES:
+                    break
+            self._writer.add(Facts(entries))
+            yield True
+
+    def _write_flows(self) -> Iterator[bool]:
+        slots = self._slots
+        while slots:
+            block = Flows([], [], [])
+            size = 0
+            for _ in range(min(len(slots), SHORTCUT_SLICE_ITEMS)):
+                slot = slots.pop()
+                if slot.__class__ is Slot and slot.held is not None:
+                    size += _add(block, slot)
+                    if size >= SHORTCUT_BLOCK_BYTES:
+                        break
+            if block.records:
+                self._writer.add(block)
+            yield True
+
+    def _write_places(self) -> Iterator[bool]:
+        keydir = self._values.keydir
+        pages = keydir.pages()
+        for at in range(0, len(pages), _PAGES_PER_SLICE):
+            self._writer.add(Places(*keydir.columns(pages[at : at + _PAGES_PER_SLICE], ())))
+            yield True
+        loose = keydir.loose()
+        for at in range(0, len(loose), SHORTCUT_SLICE_ITEMS):
+            self._writer.add(Places(*keydir.columns((), loose[at : at + SHORTCUT_SLICE_ITEMS])))
+            yield True
+
+    def _finish(self) -> None:
+        """Give it its end and its name. All that is in it is on disk in the log as well by then."""
+        self._log.sync()
+        self._writer.finish(
+            End(
+                0,
+                len(self._state.table),
+                len(self._values),
+                self._log.lsn,
+                self._log.epoch,
+                self._values.dead.all(),
+            )
+        )
+
+
+def _add(block: Flows, slot: Slot) -> int:
+    held = slot.held
+    packed = held if held.__class__ is bytes else _encode(held)
+    if slot.spent:
+        index = len(block.records)
+        block.spent.extend((index, version, number) for version, number in slot.spent)
+    block.records.append(packed)
+    block.trails.append(slot.trail)
+    return len(packed) + len(slot.trail)
+
+
+def _facts_of(state: ShardState) -> list[object]:
+    """Return what a shard holds besides flows and values, as the entries that lead to it."""
+    families = state.families
+    facts: list[object] = [*state.policies.all(), *families.prepared.values()]
+    facts += families.received()
+    for dest, _, _ in families.outbox.lanes():
+        facts.append(Delivered(dest, families.outbox.cleared(dest)))
+        facts += (Posted(dest, number, post) for number, post in families.outbox.lane(dest))
+    return facts
