@@ -75,6 +75,8 @@ def build(config: dict[str, Any]) -> ShardActor:
     clock: Clock = SystemClock()
     if config["clock_ms"] is not None:
         clock = SetClock(config["clock_ms"])
+    for note in engine.restored.notes:
+        logger.info("shard %d: %s", config["shard"], note)
     # Recovered state lives as long as the process: the collector need not walk it again.
     gc.collect()
     gc.freeze()

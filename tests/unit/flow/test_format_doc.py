@@ -24,6 +24,7 @@ from shardflow.flow.events import (
 )
 from shardflow.flow.log.frame import HEADER_BYTES, entry_lengths, read_header
 from shardflow.flow.log.parts import segment_name
+from shardflow.flow.log.shortcut import End, Facts, FileSpan, Flows, Header, Places
 from shardflow.flow.memory import MemoryFiles
 from shardflow.flow.record import ChildGroup, Extras, NamedValue, Record
 from shardflow.flow.settings import Settings
@@ -178,6 +179,12 @@ def test_every_field_of_every_entry_is_in_its_table() -> None:
         ("Posted", Posted),
         ("Received", Received),
         ("Delivered", Delivered),
+        ("Shortcut header", Header),
+        ("File", FileSpan),
+        ("Facts", Facts),
+        ("Flows", Flows),
+        ("Places", Places),
+        ("End", End),
     ):
         named = [row[1].strip("`") for row in rows(section(title))]
         fields = list(kind.__struct_fields__)
