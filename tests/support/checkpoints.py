@@ -182,6 +182,9 @@ class CheckpointMachine(MergingMachine):
             return
         found = found_in(self.engine)
         assert found["problems"] == []
+        if self.disk.capacity is not None:
+            # A full disk has no room for the segment that a start on another one begins.
+            del found["spans"]
         other = opened(Disk.of(plain))
         assert_same(found, found_in(other))
         other.abandon()

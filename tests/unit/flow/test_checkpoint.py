@@ -17,7 +17,7 @@ from shardflow.flow.events import Delivered, Fact, Posted, Prepared, Received, U
 from shardflow.flow.family import Committed, Kin
 from shardflow.flow.limits import CHECKPOINT_LOG_BYTES
 from shardflow.flow.log.parts import segment_name
-from shardflow.flow.log.shortcut import Flows, ShortcutWriter, checkpoints_in
+from shardflow.flow.log.shortcut import Flows, ShortcutWriter, check, checkpoints_in
 from support.checkpoints import (
     Shard,
     assert_same,
