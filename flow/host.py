@@ -128,6 +128,10 @@ class Folder(Protocol):
         """Remove a file, if it is there."""
         ...
 
+    def size(self, name: str) -> int:
+        """Return the bytes of a file that is there."""
+        ...
+
 
 class SystemClock:
     """Wall time that never runs backwards and never stands still.
@@ -341,6 +345,10 @@ class DiskFolder:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         (self._path / name).unlink(missing_ok=True)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file that is there."""
+        return (self._path / name).stat().st_size
 
 
 def cold_folder(files: DiskFiles) -> DiskFolder:

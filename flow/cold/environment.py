@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Txn = lmdb.Transaction[bytes]
     Cursor = lmdb.Cursor[bytes]
 
+_DATA = "data.mdb"
 IN_USE = "IN_USE"
 UNSYNCED = "UNSYNCED"
 UUID_BYTES = 16
@@ -75,11 +76,20 @@ class Environment:
         if self._is_synced:
             # Before anything is written: what is there may be the state of a sync.
             self._begin_unsynced(sync=is_old)
+        if is_old:
+            self._refuse_if_cut()
         self._dbs = {name: self._env.open_db(name.encode()) for name in _NAMES}
         with self._env.begin(write=True, db=self._dbs["meta"]) as txn:
             self._uuid = txn.get(_UUID) or uuid
             txn.put(_UUID, self._uuid)
             self._synced = int.from_bytes(txn.get(_SYNCED) or b"", "big")
+
+    def _refuse_if_cut(self) -> None:
+        """Reading a page that the file does not have would kill the process."""
+        pages = self._env.info()["last_pgno"] + 1
+        if self._folder.size(_DATA) < pages * self._env.stat()["psize"]:
+            self._env.close()
+            raise lmdb.CorruptedError("the file was cut")
 
     # ---- reading ----
 
