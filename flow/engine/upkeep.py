@@ -37,6 +37,11 @@ class Upkeep:
         return self._merge is not None or self._is_projecting or self._may_merge
 
     @property
+    def haste(self) -> float:
+        """How urgent it is, from 0 to 1."""
+        return 0.0 if self._projector is None else self._projector.haste
+
+    @property
     def _may_merge(self) -> bool:
         if not self._state.settings.upkeep:
             return False
