@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,23 @@ def test_a_shard_process_projects_by_itself_and_survives_being_killed(
             (told,) = store.processes()
             os.kill(told["pid"], signal.SIGKILL)
             check(store)
+
+
+def test_without_what_is_cold_reads_stay_in_memory(tmp_path: Path) -> None:
+    with open_cold(tmp_path / "data", {"shards": 2, "clock": ManualClock(1)}) as store:
+        for name, end in (("hot", False), ("cold", True)):
+            store.flow_create(name, type=TYPE, correlation_id="c", parent_flow_id="p")
+            if end:
+                store.flow_cancel(name)
+        for read in (
+            partial(store.flow_list, TYPE),
+            partial(store.flow_by_correlation, "c"),
+            partial(store.flow_by_parent, "p"),
+        ):
+            assert {record.id for record in read(include_cold=True)} == {"hot", "cold"}
+            assert {record.id for record in read(include_cold=False)} == {"hot"}
+        for name, events in (("hot", 1), ("cold", 2)):
+            assert len(store.flow_history(name)) == events
+            assert len(store.flow_history(name, include_cold=False)) == (name == "hot")
+        assert store.flow_list(TYPE, state="cancelled", include_cold=False) == []
+        assert cold_flows(store) == 1, "reads leave it where it is"
