@@ -6,7 +6,12 @@ import math
 import time
 from collections.abc import Callable
 
-from ..flow.limits import UPKEEP_IDLE_SECONDS, UPKEEP_REST_RATIO, UPKEEP_SLICE_SECONDS
+from ..flow.limits import (
+    UPKEEP_HASTE_RATIO,
+    UPKEEP_IDLE_SECONDS,
+    UPKEEP_REST_RATIO,
+    UPKEEP_SLICE_SECONDS,
+)
 
 
 class Pace:
@@ -21,14 +26,20 @@ class Pace:
         """Milliseconds until the next slice may run."""
         return max(0, math.ceil((self._not_before_s - self._now_s()) * 1_000))
 
-    def run(self, work: Callable[[], bool]) -> None:
-        """Do slices, if it is time for them. `work` does one and says whether there was any."""
+    def run(self, work: Callable[[], bool], haste: float = 0.0) -> None:
+        """Do slices, if it is time for them. `work` does one and says whether there was any.
+
+        `haste`: from 0 = there is time, to 1 = what is not done now piles up: no rests any more.
+        """
         start_s = self._now_s()
         if start_s < self._not_before_s:
             return
         is_busy = True
-        while is_busy and self._now_s() - start_s < UPKEEP_SLICE_SECONDS:
+        slice_s = UPKEEP_SLICE_SECONDS * (1 + haste * UPKEEP_HASTE_RATIO)
+        while is_busy and self._now_s() - start_s < slice_s:
             is_busy = work()
         now_s = self._now_s()
-        rest_s = (now_s - start_s) * UPKEEP_REST_RATIO if is_busy else UPKEEP_IDLE_SECONDS
+        rest_s = UPKEEP_IDLE_SECONDS
+        if is_busy:
+            rest_s = (now_s - start_s) * UPKEEP_REST_RATIO * (1 - haste)
         self._not_before_s = now_s + rest_s

@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import pykka
 
+from ..flow.beside import cold_folder
 from ..flow.engine import Engine
 from ..flow.errors import ShardUnavailable
-from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemEntropy, cold_folder
+from ..flow.host import Clock, DiskFiles, Files, SetClock, SystemEntropy
 from ..flow.queries import Tick
 from ..flow.settings import Settings
 from .courier import Courier, start_courier

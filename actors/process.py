@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..flow.beside import cold_folder
 from ..flow.engine import Engine
 from ..flow.errors import FlowError, ShardUnavailable, advice
-from ..flow.host import Clock, DiskFiles, SetClock, SystemClock, SystemEntropy, cold_folder
+from ..flow.host import Clock, DiskFiles, SetClock, SystemClock, SystemEntropy
 from ..flow.settings import Settings
 from .address import bind_address
 from .leftover import sign_lock, take_lock

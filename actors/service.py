@@ -108,7 +108,7 @@ class Service:
         if self.staging.is_holding:
             departures += self._go_on()
         if self.engine.upkeep.is_needed:
-            self._pace.run(self.engine.upkeep.step)
+            self._pace.run(self.engine.upkeep.step, self.engine.upkeep.haste)
         return departures
 
     def next_wake_ms(self) -> int | None:

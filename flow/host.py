@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 _JUMP_MS = 1_000
-COLD_FOLDER = "cold"
-"""A directory in a shard's own."""
 
 
 class Clock(Protocol):
@@ -117,35 +115,6 @@ class Files(Protocol):
 
     def room(self) -> Room | None:
         """Return what is left; None where nobody can tell, or nothing runs out."""
-        ...
-
-
-class Folder(Protocol):
-    """A directory for what can be made anew: see DiskFolder."""
-
-    @property
-    def path(self) -> str:
-        """The full path."""
-        ...
-
-    def make(self) -> None:
-        """Make the directory, unless it is there."""
-        ...
-
-    def clear(self) -> None:
-        """Remove all files in it."""
-        ...
-
-    def read(self, name: str) -> bytes | None:
-        """Return what a file holds; None if there is none."""
-        ...
-
-    def write(self, name: str, data: bytes, *, sync: bool) -> None:
-        """Replace a file; with `sync`, it is on disk when this returns."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
         ...
 
 
@@ -331,65 +300,6 @@ class DiskFiles:
         has_inodes = not found.f_files or found.f_favail > 0
         free_bytes = found.f_bavail * found.f_frsize if has_inodes else 0
         return Room(free_bytes, bool(found.f_flag & os.ST_RDONLY))
-
-
-class DiskFolder:
-    """A directory on the local disk for what can be made anew."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @property
-    def path(self) -> str:
-        """The full path."""
-        return str(self._path)
-
-    def make(self) -> None:
-        """Make the directory, unless it is there."""
-        self._path.mkdir(mode=0o700, exist_ok=True)
-
-    def clear(self) -> None:
-        """Remove all files in it. Who has one open keeps what it has."""
-        for entry in os.scandir(self._path):
-            if entry.is_file(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
-
-    def read(self, name: str) -> bytes | None:
-        """Return what a file holds; None if there is none."""
-        try:
-            return (self._path / name).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def write(self, name: str, data: bytes, *, sync: bool) -> None:
-        """Replace a file; with `sync`, it is on disk when this returns."""
-        fd = os.open(self._path / f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            os.write(fd, data)
-            if sync:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        (self._path / f"{name}.new").replace(self._path / name)
-        if sync:
-            sync_directory(self._path)
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        (self._path / name).unlink(missing_ok=True)
-
-
-def cold_folder(files: DiskFiles) -> DiskFolder:
-    """Return where the cold flows of a shard are."""
-    return DiskFolder(files.folder / COLD_FOLDER)
-
-
-def boot_id() -> bytes:
-    """Return what tells this run of the machine from others; empty if nothing does."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-    except OSError:
-        return b""
 
 
 def sync_directory(path: Path) -> None:

@@ -119,10 +119,14 @@ UPKEEP_SLICE_SECONDS: Final = 0.002
 """A shard works for itself about so long at a time..."""
 UPKEEP_REST_RATIO: Final = 3
 """...and then rests so many times as long, so that three quarters are its callers'."""
+UPKEEP_HASTE_RATIO: Final = 4
+"""If what is to be done piles up it rests less, and goes on for up to so many times longer."""
 UPKEEP_IDLE_SECONDS: Final = 1.0
 """How long it rests when there was nothing to do."""
 COLD_FLOWS_MIN: Final = 20_000
 """Ended flows that a shard keeps in memory; the oldest beyond them become cold."""
+COLD_HASTE_FLOWS: Final = 80_000
+"""Beyond so many more in memory, nothing is as urgent as that flows become cold."""
 COLD_BATCH_FLOWS: Final = 200
 """Flows that become cold in one slice, and those let go of that wait for the next transaction."""
 COLD_BATCH_BYTES: Final = MIB

@@ -51,9 +51,13 @@ def put_rows(leaving: Sequence[Leaving], first: int) -> Callable[[Writing], None
         key = pack_number(row)
         rows.append((key, pack_row(row, packed, trail, spent)))
         ids.append((identity_prefix(record.partition_key, record.id) + key, _EMPTY))
-        lists += [(list_key, _EMPTY) for list_key in list_keys(record, key)]
-        expiry.append((expiry_key(record, key), _EMPTY))
-        values += [(pack_number(n), pack_place(n, place)) for n, place in places]
+        place_in = place_in_list(record.updated_at_ms, record.id) + key
+        lists.append((group_of("type", record.state, record.type) + place_in, _EMPTY))
+        if record.extras is not None:
+            lists += [(group + place_in, _EMPTY) for group in groups_of(record)]
+        expiry.append((pack_number(record.expires_at_ms) + key, _EMPTY))
+        for number, place in places:
+            values.append((pack_number(number), pack_place(number, place)))
     ids.sort()
     lists.sort()
     expiry.sort()

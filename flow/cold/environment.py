@@ -11,13 +11,14 @@ any mixture of pages. What tells the two apart must not lie in those pages, so i
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from ..host import Folder, boot_id
+from ..beside import Background, Folder, boot_id
 from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX
 from .layout import pack_number
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Txn = lmdb.Transaction[bytes]
     Cursor = lmdb.Cursor[bytes]
 
+_DATA = "data.mdb"
 IN_USE = "IN_USE"
 UNSYNCED = "UNSYNCED"
 UUID_BYTES = 16
@@ -62,7 +64,7 @@ class Environment:
         self._map_bytes = map_bytes
         self._read: Txn | None = None
         self._cursors: dict[str, Cursor] = {}
-        self._syncing: Syncing | None = None
+        self._syncing: Background | None = None
         self._env = lmdb.open(
             folder.path,
             map_size=map_bytes,
@@ -77,11 +79,20 @@ class Environment:
         if self._is_synced:
             # Before anything is written: what is there may be the state of a sync.
             self._begin_unsynced(sync=is_old)
+        if is_old:
+            self._refuse_if_cut()
         self._dbs = {name: self._env.open_db(name.encode()) for name in _NAMES}
         with self._env.begin(write=True, db=self._dbs["meta"]) as txn:
             self._uuid = txn.get(_UUID) or uuid
             txn.put(_UUID, self._uuid)
             self._synced = int.from_bytes(txn.get(_SYNCED) or b"", "big")
+
+    def _refuse_if_cut(self) -> None:
+        """Reading a page that the file does not have would kill the process."""
+        pages = self._env.info()["last_pgno"] + 1
+        if self._folder.size(_DATA) < pages * self._env.stat()["psize"]:
+            self._env.close()
+            raise lmdb.CorruptedError("the file was cut")
 
     # ---- reading ----
 
@@ -149,13 +160,12 @@ class Environment:
 
         self.write(note)
         self._synced = number
-        self._syncing = Syncing(self._env)
-        self._syncing.start()
+        self._syncing = Background(partial(self._env.sync, True))
 
     @property
     def is_syncing(self) -> bool:
         """Whether the last sync is still under way."""
-        return self._syncing is not None and self._syncing.is_alive()
+        return self._syncing is not None and self._syncing.is_running
 
     def end_sync(self) -> None:
         """Wait for the last sync.
@@ -166,9 +176,10 @@ class Environment:
         syncing, self._syncing = self._syncing, None
         if syncing is None:
             return
-        syncing.join()
-        if syncing.error is not None:
-            raise self.damaged(str(syncing.error)) from syncing.error
+        try:
+            syncing.wait()
+        except lmdb.Error as error:
+            raise self.damaged(str(error)) from error
         self._is_synced = True
         self._folder.remove(UNSYNCED)
 
@@ -202,9 +213,10 @@ class Environment:
 
     def abandon(self) -> None:
         """Close; safe to repeat."""
-        if self._syncing is not None:
-            self._syncing.join()
-            self._syncing = None
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            with suppress(lmdb.Error):
+                syncing.wait()
         self._end_read()
         self._env.close()
 
@@ -223,22 +235,6 @@ class Environment:
     def _begin_unsynced(self, *, sync: bool) -> None:
         self._folder.write(UNSYNCED, boot_id(), sync=sync)
         self._is_synced = False
-
-
-class Syncing(threading.Thread):
-    """Puts an environment on disk."""
-
-    def __init__(self, env: lmdb.Environment) -> None:
-        super().__init__(name="shardflow-cold-sync", daemon=True)
-        self._env = env
-        self.error: lmdb.Error | None = None
-
-    def run(self) -> None:
-        """Sync, and keep what went wrong."""
-        try:
-            self._env.sync(True)
-        except lmdb.Error as error:
-            self.error = error
 
 
 class Writing:

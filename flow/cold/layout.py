@@ -22,6 +22,7 @@ Spent = Sequence[tuple[int, int]]
 _HASH_BYTES = 8
 _NO_PARTITION = bytes(_HASH_BYTES)
 _HEAD = Layout("<III")
+_PLACE = Layout(f"<{PLACE_BYTES}sI")
 _SPENT = Layout("<QQ")
 _NUMBER = Layout(">Q")
 _COUNT = Layout("<Q")
@@ -44,13 +45,12 @@ class BadRow(Exception):
 
 def pack_row(row: int, packed: bytes, trail: bytes, spent: Spent | None) -> bytes:
     """Return a row's bytes: CRC, lengths, trail, spent values, record."""
-    if not spent:
-        body = trail + packed
-        lengths = len(trail), 0
-    else:
+    size, count = len(trail), 0
+    body = trail + packed
+    if spent:
+        count = len(spent)
         body = b"".join((trail, *(_SPENT.pack(*entry) for entry in spent), packed))
-        lengths = len(trail), len(spent)
-    return _HEAD.pack(crc32(body, _seed(row, *lengths)), *lengths) + body
+    return _HEAD.pack(crc32(body, _seed(row, size, count)), size, count) + body
 
 
 def read_row(row: int, data: bytes) -> Row:
@@ -81,7 +81,7 @@ def _seed(row: int, trail_bytes: int, count: int) -> int:
 
 def pack_place(number: int, place: bytes) -> bytes:
     """Return what is kept of a value: where it lies, and a CRC."""
-    return place + crc32(place, number & 0xFFFFFFFF).to_bytes(4, "little")
+    return _PLACE.pack(place, crc32(place, number & 0xFFFFFFFF))
 
 
 def read_place(number: int, data: bytes) -> bytes:
@@ -91,7 +91,7 @@ def read_place(number: int, data: bytes) -> bytes:
         BadRow: it is damaged.
     """
     place = data[:PLACE_BYTES]
-    if data[PLACE_BYTES:] != crc32(place, number & 0xFFFFFFFF).to_bytes(4, "little"):
+    if data != pack_place(number, place):
         raise BadRow
     return place
 
@@ -164,7 +164,7 @@ def place_in_list(updated_at_ms: int, flow_id: str) -> bytes:
     name = flow_id.encode()
     if len(name) > COLD_ID_BYTES or b"\0" in name:
         name = name[:COLD_ID_BYTES].partition(b"\0")[0]
-    return b"%b%b\0" % (_NUMBER.pack(updated_at_ms), name)
+    return _NUMBER.pack(updated_at_ms) + name + b"\0"
 
 
 def knot_of(key: bytes) -> bytes:

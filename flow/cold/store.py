@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import lmdb
 
-from ..host import Folder
+from ..beside import Folder
 from ..index.cold import ColdSlot
 from ..limits import COLD_BATCH_FLOWS, COLD_MAP_BYTES, COLD_REMAP_ROWS, COLD_SERVED_REQUESTS
 from ..record import numbers_of

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from .. import commands, family, queries
+from ..beside import Folder
 from ..cold.audit import audit
 from ..errors import CorruptLog
 from ..events import FAMILY_FACTS, Delivered, Dropped
-from ..host import Entropy, Files, Folder
+from ..host import Entropy, Files
 from ..index.timequeue import head
 from ..limits import COLLECT_POSTS_MAX, DISK_RETRY_MS, FRAME_BYTES_SOFT_MAX, SWEEP_ITEMS_MAX
 from ..log.log import Log

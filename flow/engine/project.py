@@ -7,9 +7,9 @@ from ..cold.changes import Leaving
 from ..cold.environment import ColdFull
 from ..cold.store import Cold
 from ..index.table import Slot
-from ..limits import COLD_BATCH_BYTES, COLD_BATCH_FLOWS, COLD_COMPACT_FLOWS
+from ..limits import COLD_BATCH_BYTES, COLD_BATCH_FLOWS, COLD_COMPACT_FLOWS, COLD_HASTE_FLOWS
 from ..log.log import Log
-from ..log.position import pack, unpack
+from ..log.position import unpack
 from ..log.values import Values
 from ..machine.state import ShardState
 from ..record import TERMINAL_STATES, Record, numbers_of
@@ -42,6 +42,11 @@ class Projector:
         """Whether no more flows are in memory than may be."""
         return len(self._closed) <= max(self._keep, self._rest_until)
 
+    @property
+    def haste(self) -> float:
+        """How far flows end faster than they become cold, from 0 to 1."""
+        return max(0.0, min(1.0, (len(self._closed) - self._keep) / COLD_HASTE_FLOWS))
+
     def step(self) -> None:
         """Project the oldest flows, as many as one slice may."""
         slots, leaving = self._choose()
@@ -53,8 +58,8 @@ class Projector:
                 return
         self._rest_until = 0
         forget = self._state.forget
-        for slot, flow in zip(slots, leaving, strict=True):
-            forget(slot, flow.record)
+        for slot, (record, *_) in zip(slots, leaving, strict=True):
+            forget(slot, record)
         self._left += len(slots)
         if self._left > COLD_COMPACT_FLOWS + 2 * len(self._state.table):
             self._state.table.compact()
@@ -80,7 +85,7 @@ class Projector:
             packed = held if isinstance(held, bytes) else _encode(record)
             spent = slot.spent
             numbers = numbers_of(record, spent)
-            values = [(n, pack(*place)) for n in numbers if (place := take(n)) is not None]
+            values = [(n, place) for n in numbers if (place := take(n)) is not None]
             slots.append(slot)
             leaving.append(Leaving(record, packed, slot.trail, spent, values))
             size += len(packed) + len(slot.trail)

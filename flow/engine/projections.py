@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from ..beside import Folder
 from ..cold.environment import UUID_BYTES, ColdDamaged, lmdb_error
 from ..cold.store import Cold
-from ..host import Entropy, Folder
+from ..host import Entropy
 from ..log.position import unpack
 from ..log.start import UnusableError
 from ..log.values import Values

@@ -80,6 +80,11 @@ class Upkeep:
         return (bool(self._log.spans) or self._may_seal) and self._looked_at != self._seen
 
     @property
+    def haste(self) -> float:
+        """How urgent it is, from 0 to 1."""
+        return 0.0 if self._projector is None else self._projector.haste
+
+    @property
     def _may_seal(self) -> bool:
         """Whether the segment that is being written is half dead already."""
         segment, size = self._log.position

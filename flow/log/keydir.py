@@ -6,7 +6,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
-from .position import Position
+from .position import Position, pack
 
 _COUNT_SHIFT = 8
 """A value's number is a count, and in the bits below it the shard."""
@@ -125,6 +125,20 @@ class Keydir:
         if len(page) <= _SPARSE and page is not self._page:
             self._dissolve(key)
         return found
+
+    def take(self, number: int) -> bytes | None:
+        """Forget a value as `pop` does; return where it lay as a packed position."""
+        # Most are on a page; and there is no need for objects that are packed at once.
+        page, index = self._pages.get(_key(number)), number >> _COUNT_SHIFT & _INDEX_MASK
+        if page is None or index >= len(page.lengths) or not (length := page.lengths[index]):
+            position = self.pop(number)
+            return None if position is None else pack(*position)
+        place = page.places[index]
+        page.lengths[index] = 0
+        page.gone += 1
+        if len(page.lengths) - page.gone <= _SPARSE and page is not self._page:
+            self._dissolve(_key(number))
+        return pack(place >> _OFFSET_BITS, place & _OFFSET_MASK, length)
 
     def _dissolve(self, key: int) -> None:
         page = self._pages.pop(key)

@@ -53,8 +53,8 @@ class Values:
         self.dead = DeadBytes()
         self.elsewhere: Callable[[int], Position | None] = _nowhere
         """Where a value lies whose flow is not in memory, by its number."""
-        self.take = self.keydir.pop
-        """take(number): where a value lies, which is not to be known here any more."""
+        self.take = self.keydir.take
+        """take(number): where a value lies, packed, that is not to be known here any more."""
         self.move = self.keydir.move
         """move(number, old, new): note that a value lies elsewhere now; False if it no longer lay
         where it did."""

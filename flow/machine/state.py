@@ -195,7 +195,11 @@ class ShardState:
         self.table.add(slot)
         if record.extras is not None:
             self.lineage.enter(slot, record)
-        self.enter(slot, record)
+        # Counted as if it were queued: an entry would be stale at once, and equal to the one that
+        # it left behind when it became cold, but for the slot, which has no order.
+        self.ended[record.type, record.state] += 1
+        self.expiry.live += 1
+        slot.queue = self.expiry
 
     def let_go(self) -> None:
         """Cut what ties slots and queues together: the collector does not look into slots."""

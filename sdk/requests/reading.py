@@ -100,7 +100,8 @@ class Reading(Requests):
         """Read the newest `count` matching events of a flow, oldest first unless reversed.
 
         All bounds are inclusive. `values=True` fills in payload, result and error as of each
-        event. A flow that is absent has no history.
+        event. A flow that is absent has no history; with `include_cold=False`, nor has one that
+        ended so long ago that it has left memory.
 
         Raises:
             AmbiguousFlow: several partitions have this id and none was given.
@@ -155,6 +156,7 @@ class Reading(Requests):
 
         `state` filters the logical state; "running" selects the leased ones. `attributes` must be
         equal. A flow that changes while you page moves to the end, so it may be seen again.
+        `include_cold=False` leaves out flows that ended so long ago that they have left memory.
         """
         query = queries.List(
             check_name(type, "type"),

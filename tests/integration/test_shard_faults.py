@@ -380,6 +380,7 @@ def test_the_making_of_a_store_may_be_cut_short_anywhere(path: Path) -> None:
         sf.open(path, shards=SHARDS)
     for shard in range(SHARDS):
         (path / f"shard-{shard}" / "0000000001.log").write_bytes(b"")
+        shutil.rmtree(path / f"shard-{shard}" / "cold")  # No shard has served yet.
     shutil.rmtree(path / "shard-1")
     shutil.rmtree(path / "run")
     with sf.open(path, shards=SHARDS) as store:

@@ -13,6 +13,7 @@ from hypothesis.stateful import precondition, rule
 
 import shardflow as sf
 from shardflow.flow.keys import shard_of
+from support.colds import open_cold
 from support.machine import Machine
 from support.model import Grip, Known
 
@@ -92,12 +93,20 @@ class MachineOnDisk(MachineWithBatches):
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
+class MachineOfColdFlows(MachineOnDisk):
+    """The same, and no ended flow stays in memory."""
+
+    def open_store(self) -> sf.Store:
+        return open_cold(self.directory / "data", {"shards": self.shards, "clock": self.clock})
+
+
 TestOneShard = MachineWithBatches.TestCase
 TestTwoShards = MachineOfTwoShards.TestCase
 TestOnDisk = MachineOnDisk.TestCase
+TestCold = MachineOfColdFlows.TestCase
 TestOneShard.settings = settings(stateful_step_count=STEPS)
 TestTwoShards.settings = settings(stateful_step_count=STEPS)
 # Each example on disk opens, syncs and closes a store: fewer of them.
-TestOnDisk.settings = settings(
+TestOnDisk.settings = TestCold.settings = settings(
     stateful_step_count=STEPS, max_examples=max(10, settings().max_examples // 4)
 )

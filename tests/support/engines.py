@@ -178,18 +178,18 @@ class EngineMachine(RuleBasedStateMachine):
         return Engine(self.disk, self.entropy, files_settings, sync=self.sync)
 
     def snapshot(self) -> Snapshot:
-        """Return all that the engine holds in memory."""
+        """Return all flows and policies that the engine has."""
         state = self.engine.state
         found: Snapshot = {
             (slot.record.partition_key, slot.record.id): slot.record
-            for slot in state.table
+            for slot in state.slots()
             if slot.record is not None
         }
         found["policies"] = {p.type: (p.policy, p.generation) for p in state.policies.all()}
         return found
 
     def records(self) -> list[Record]:
-        found = [slot.record for slot in self.engine.state.table if slot.record is not None]
+        found = [slot.record for slot in self.engine.state.slots() if slot.record is not None]
         return sorted(found, key=lambda record: (record.id, record.partition_key or ""))
 
     def ask(self, *requests: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from hypothesis.stateful import rule
 
 from shardflow.flow.engine import merge, upkeep
 from shardflow.flow.log import log as logs
+from shardflow.flow.log import space
 from support.disks import Loss, PowerLoss
 from support.engines import RETENTION_MS, EngineMachine, keys, losses, picks, sizes
 
@@ -38,7 +39,10 @@ def small_files() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "SEGMENT_BYTES", 600)
         patch.setattr(logs, "SEGMENT_GROW_BYTES", 1_000)
+        patch.setattr(space, "DISK_RESERVE_BYTES", 1_000)
+        patch.setattr(space, "DISK_FLOOR_BYTES", 500)
         patch.setattr(upkeep, "SEGMENT_BYTES", 4_000)
+        patch.setattr(upkeep, "SEAL_BYTES_MIN", 300)
         patch.setattr(upkeep, "MERGE_FILES_MIN", 2)
         patch.setattr(upkeep, "MERGE_DEAD_RATIO", 0.2)
         patch.setattr(merge, "MERGE_FRAME_BYTES", 300)
@@ -100,3 +104,13 @@ class MergingMachine(EngineMachine):
             self.disk.forget_faults()
             self.recovered(self.allowed)
         self.disk.forget_faults()
+
+    @rule(leave=st.integers(0, 3_000))
+    def the_disk_is_full_in_a_merge(self, leave: int) -> None:
+        self.disk.capacity = self.disk.used_bytes + leave
+        self.is_hurt = True
+        while self.engine.upkeep.step():
+            pass
+        self.everything_reads_back()
+        self.disk.capacity = None
+        self.engine.log.look()

@@ -39,6 +39,7 @@ DOORS: dict[str, set[str]] = {
 
 # The one file of flow/ that may touch the world: files, clock, entropy.
 WORLD = "flow.host"
+WORLDS = (WORLD, "flow.beside")
 IMPURE_MODULES = {
     "asyncio",
     "concurrent",
@@ -141,7 +142,7 @@ def module_of(name: str, modules: Container[str]) -> str | None:
 
 
 def is_pure(path: Path) -> bool:
-    return is_within(module_name(path), "flow") and module_name(path) != WORLD
+    return is_within(module_name(path), "flow") and module_name(path) not in WORLDS
 
 
 @each_file

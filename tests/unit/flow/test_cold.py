@@ -1,0 +1,471 @@
+"""Cold flows: rows, order, likeness, growth, damage, and what is believed when it is opened."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardflow.flow import beside
+from shardflow.flow.beside import DiskFolder
+from shardflow.flow.codec import encoder
+from shardflow.flow.cold import environment
+from shardflow.flow.cold.audit import audit
+from shardflow.flow.cold.changes import Leaving
+from shardflow.flow.cold.environment import ColdDamaged, ColdFull
+from shardflow.flow.cold.layout import BadRow, pack_row, place_in_list, read_row
+from shardflow.flow.cold.store import Cold
+from shardflow.flow.index.listing import cursor_of
+from shardflow.flow.limits import NAME_BYTES_MAX
+from shardflow.flow.record import COMPLETED, FAILED, Extras, NamedValue, Record, numbers_of
+
+UUID = b"u" * 16
+TRAIL = bytes(range(24))
+TYPE = "t"
+
+
+def ended(
+    flow_id: str,
+    partition_key: str | None = None,
+    at_ms: int = 1_000,
+    state: str = COMPLETED,
+    **fields: Any,
+) -> Record:
+    return Record(
+        **{
+            "id": flow_id,
+            "partition_key": partition_key,
+            "type": TYPE,
+            "state": state,
+            "run_state": None,
+            "version": 2,
+            "fencing_token": 1,
+            "attempts": 0,
+            "reclaims": 0,
+            "priority": 0,
+            "created_at_ms": at_ms,
+            "updated_at_ms": at_ms,
+            "next_run_at_ms": None,
+            "state_seq": 1,
+            "expires_at_ms": at_ms + 500,
+            **fields,
+        }
+    )
+
+
+def leaving(record: Record, spent: list[tuple[int, int]] | None = None) -> Leaving:
+    places = [(number, number.to_bytes(12, "big")) for number in numbers_of(record, spent)]
+    return Leaving(record, encoder.encode(record), TRAIL, spent, places)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DiskFolder:
+    return DiskFolder(tmp_path / "cold")
+
+
+Open = Callable[..., Cold]
+
+
+@pytest.fixture
+def opened(folder: DiskFolder) -> Iterator[Open]:
+    """Opens the environment; what is still open is abandoned first."""
+    found: list[Cold] = []
+
+    def open_one(identity: bytes | None = None, **given: Any) -> Cold:
+        while found:
+            found.pop().abandon()
+        found.append(Cold.open(folder, UUID, identity, **given))
+        return found[-1]
+
+    yield open_one
+    while found:
+        found.pop().abandon()
+
+
+def project(cold: Cold, *records: Record) -> list[Record]:
+    cold.project([leaving(record) for record in records], 1)
+    assert audit(cold) == []
+    cold.rest()
+    return list(records)
+
+
+def walked(cold: Cold, *, reverse: bool = False) -> list[Record]:
+    return list(cold.walk("type", TYPE, None, None, reverse=reverse))
+
+
+def check_pages(cold: Cold, records: list[Record]) -> None:
+    """Check the order, and that a walk goes on behind each flow exactly where it was left."""
+    wanted = sorted(records, key=cursor_of)
+    assert walked(cold) == wanted
+    assert walked(cold, reverse=True) == wanted[::-1]
+    for at, record in enumerate(wanted):
+        after = cursor_of(record)
+        assert list(cold.walk("type", TYPE, None, after)) == wanted[at + 1 :]
+        assert list(cold.walk("type", TYPE, None, after, reverse=True)) == wanted[:at][::-1]
+
+
+# ---- rows ----
+
+
+def test_a_row_reads_as_it_was_written() -> None:
+    record = ended("a")
+    packed = encoder.encode(record)
+    for spent in ([], [(1, 256), (2, 2**60)]):
+        found = read_row(7, pack_row(7, packed, TRAIL, spent))
+        assert found == (record, packed, TRAIL, spent)
+
+
+def test_any_flipped_bit_of_a_row_is_seen() -> None:
+    data = pack_row(7, encoder.encode(ended("a")), TRAIL, [(1, 256)])
+    for at, bit in itertools.product(range(len(data)), range(8)):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << bit
+        with pytest.raises(BadRow):
+            read_row(7, bytes(flipped))
+
+
+def test_a_row_is_not_read_in_another_ones_place_nor_in_part() -> None:
+    data = pack_row(7, encoder.encode(ended("a")), TRAIL, None)
+    with pytest.raises(BadRow):
+        read_row(8, data)
+    for size in range(len(data)):
+        with pytest.raises(BadRow):
+            read_row(7, data[:size])
+
+
+# ---- finding ----
+
+
+def test_one_id_in_several_partitions_is_several_flows(opened: Open) -> None:
+    cold = opened()
+    records = project(cold, *(ended("a", key) for key in (None, "p", "q", "a")), ended("b"))
+    for record in records:
+        slot = cold.find(record.partition_key, record.id)
+        assert slot is not None and slot.held == record
+    assert cold.find("b", "a") is None and cold.find(None, "c") is None
+    assert sorted(slot.held.partition_key or "" for slot in cold.of_id("a")) == ["", "a", "p", "q"]
+
+
+def test_flows_whose_hashes_are_alike_are_told_apart(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("rows", "changes", "audit"):
+        monkeypatch.setattr(
+            f"shardflow.flow.cold.{module}.identity_prefix", lambda key, name: b"alike!!!" * 2
+        )
+    monkeypatch.setattr("shardflow.flow.cold.rows.hash_of", lambda name: b"alike!!!")
+    cold = opened()
+    records = project(cold, ended("a"), ended("b"), ended("a", "p"))
+    for record in records:
+        slot = cold.find(record.partition_key, record.id)
+        assert slot is not None and slot.held == record
+    assert cold.find(None, "c") is None
+    assert [slot.held.id for slot in cold.of_id("b")] == ["b"]
+
+
+def test_the_longest_names_there_are(opened: Open) -> None:
+    long = "ü" * (NAME_BYTES_MAX // 2)
+    cold = opened()
+    extras = Extras(parent_flow_id=long, root_flow_id="r" * NAME_BYTES_MAX, correlation_id=long)
+    names = [long, long[:-1] + "a", long[:-1], "x" * NAME_BYTES_MAX]
+    records = project(
+        cold,
+        *(ended(name, key, type=long, extras=extras) for name in names for key in (None, *names)),
+    )
+    for record in records:
+        slot = cold.find(record.partition_key, record.id)
+        assert slot is not None and slot.held == record
+    wanted = sorted(records, key=cursor_of)
+    assert list(cold.walk("type", long, None, None)) == wanted
+    assert list(cold.walk("parent", long, None, None)) == wanted
+    assert list(cold.walk("correlation", long, None, None, reverse=True)) == wanted[::-1]
+    assert list(cold.walk("root", "r" * NAME_BYTES_MAX, None, None)) == wanted
+    assert cold.count(long, COMPLETED) == len(records)
+
+
+# ---- order ----
+
+
+def test_ties_in_one_millisecond_come_by_id_and_partition(opened: Open) -> None:
+    cold = opened()
+    ids = ["b", "a", "ab", "a\0", "a\0b", "é", "aé", "a" * 64, "a" * 65, "a" * 64 + "\0", "\0"]
+    keys = [None, "p", "q", "p\0"]
+    records = [ended(flow_id, key) for flow_id in ids for key in keys]
+    project(cold, *records[::2], *(ended(flow_id, at_ms=999) for flow_id in ids))
+    project(cold, *records[1::2])
+    check_pages(cold, records + [ended(flow_id, at_ms=999) for flow_id in ids])
+
+
+def test_flows_that_ended_in_different_ways_are_listed_as_one(opened: Open) -> None:
+    cold = opened()
+    ends = [COMPLETED, FAILED, "cancelled"]
+    records = [ended(f"f{n}", at_ms=n // 4, state=ends[n % 3]) for n in range(30)]
+    project(cold, *records)
+    check_pages(cold, records)
+    failed = list(cold.walk("type", TYPE, [FAILED, "queued"], None))
+    assert failed == sorted((r for r in records if r.state == FAILED), key=cursor_of)
+    assert list(cold.walk("type", TYPE, ["queued"], None)) == []
+
+
+def test_places_in_a_list_sort_as_their_flows_do() -> None:
+    ids = ["", "a", "ab", "b", "é", "\U0001f600", "a" * 63, "a" * 64]
+    places = [(place_in_list(ms, name), (ms, name)) for ms in (0, 1, 2**53) for name in ids]
+    assert [flow for _, flow in sorted(places)] == sorted(flow for _, flow in places)
+
+
+# ---- retention and letting go ----
+
+
+def test_retention_goes_by_time(opened: Open) -> None:
+    cold = opened()
+    project(cold, *(ended(f"f{ms}", at_ms=ms) for ms in (5, 3, 4)))
+    assert cold.next_expiry_ms() == 503
+    assert [slot.held.id for slot in cold.expired(504, 9)] == ["f3", "f4"]
+    assert [slot.held.id for slot in cold.expired(9_999, 1)] == ["f3"]
+    (first, *_) = cold.expired(9_999, 9)
+    cold.remove(first)
+    assert cold.next_expiry_ms() == 504
+    assert audit(cold) == []
+
+
+@pytest.mark.parametrize("flushes", [False, True])
+def test_what_was_let_go_of_is_nowhere_any_more(opened: Open, flushes: bool) -> None:
+    cold = opened()
+    named = {"n": NamedValue(3, 1, b"")}
+    extras = Extras(correlation_id="c", parent_flow_id="x", root_flow_id="y", values=named)
+    record = ended("a", payload_number=1, result_number=2, extras=extras)
+    cold.project([leaving(record, [(1, 9)]), leaving(ended("b", payload_number=5))], 1)
+    slot = cold.find(None, "a")
+    assert slot is not None and slot.row
+    assert [number for number, _ in cold.adopt(slot)] == [1, 2, 3, 9]
+    if flushes:
+        cold.flush()
+    assert audit(cold) == []
+    assert not slot.row and cold.find(None, "a") is None and cold.of_id("a") == []
+    assert cold.rows == cold.count(TYPE, COMPLETED) == cold.values == 1
+    assert [cold.place(number) is None for number in (1, 2, 3, 9, 5)] == [True] * 4 + [False]
+    for kind, name in (("parent", "x"), ("root", "y"), ("correlation", "c")):
+        assert not list(cold.walk(kind, name, None, None))  # type: ignore[arg-type]
+
+
+def test_a_flow_that_comes_back_cold_is_found_once(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    slot = cold.find(None, "a")
+    assert slot is not None
+    cold.adopt(slot)
+    (again,) = project(cold, ended("a", version=3))
+    found = cold.find(None, "a")
+    assert found is not None and found.held == again
+    assert walked(cold) == [again]
+
+
+def test_entries_that_have_moved_are_found_where_they_lie_now(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a", payload_number=1), ended("b", payload_number=2))
+    slot = cold.find(None, "a")
+    assert slot is not None
+    row, other = slot.row, b"not there..."
+    assert cold.owner(None, "a", TRAIL[12:]) == row
+    assert cold.owner(None, "a", TRAIL[6:18]) == cold.owner(None, "c", TRAIL[12:]) == 0
+    old = (1).to_bytes(12, "big")
+    moved = cold.move(
+        [(row, TRAIL[12:], b"new place 12"), (row, other, b"x" * 12), (99, TRAIL[:12], b"y" * 12)],
+        [(1, old, b"new value 12"), (2, other, b"z" * 12), (7, old, b"z" * 12)],
+    )
+    assert moved == {TRAIL[12:], old}
+    slot = cold.find(None, "a")
+    assert slot is not None and slot.trail == TRAIL[:12] + b"new place 12"
+    assert cold.place(1) == b"new value 12" and cold.place(2) == (2).to_bytes(12, "big")
+    assert audit(cold) == []
+
+
+# ---- growth, and a full disk ----
+
+
+def test_the_map_grows_by_itself(opened: Open) -> None:
+    cold = opened(map_bytes=64 * 1024)
+    records = []
+    for number in range(20):
+        records += project(cold, *(ended(f"f{number}-{n}", payload_number=n) for n in range(50)))
+    assert walked(cold) == sorted(records, key=cursor_of)
+
+
+def test_a_full_disk_changes_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+
+    def full(*args: Any) -> None:
+        error = environment.lmdb_error("mdb_txn_commit: no space")
+        error.code = 28  # type: ignore[misc]
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(environment.Writing, "put_all", full)
+        with pytest.raises(ColdFull):
+            cold.project([leaving(ended("b"))], 1)
+    assert cold.find(None, "b") is None and cold.rows == cold.count(TYPE, COMPLETED) == 1
+    project(cold, ended("b"))
+
+
+# ---- damage ----
+
+
+def flip(folder: DiskFolder, needle: bytes) -> None:
+    """Change a byte of everything that looks so, in the file itself."""
+    path = Path(folder.path) / "data.mdb"
+    data = path.read_bytes()
+    assert needle in data
+    with path.open("r+b") as file:
+        at = data.find(needle)
+        while at >= 0:
+            file.seek(at + len(needle) - 1)
+            file.write(bytes([needle[-1] ^ 1]))
+            at = data.find(needle, at + 1)
+
+
+def test_a_flipped_byte_in_a_row_is_never_answered(folder: DiskFolder, opened: Open) -> None:
+    reads: list[Callable[[Cold], object]] = [
+        lambda cold: cold.find(None, "flow-1"),
+        lambda cold: cold.of_id("flow-1"),
+        walked,
+        lambda cold: cold.expired(9_999, 9),
+        lambda cold: cold.owner(None, "flow-1", TRAIL[:12]),
+        lambda cold: cold.move([(1, TRAIL[:12], TRAIL[12:])], []),
+        lambda cold: list(cold.slots()),
+    ]
+    for read in reads:
+        cold = opened()
+        project(cold, ended("flow-1"))
+        flip(folder, b"completed")
+        with pytest.raises(ColdDamaged):
+            read(cold)
+        assert not (Path(folder.path) / "data.mdb").exists(), "nobody reads it again"
+
+
+def test_a_flipped_byte_in_the_place_of_a_value_is_never_answered(
+    folder: DiskFolder, opened: Open
+) -> None:
+    cold = opened()
+    record = ended("a", payload_number=256)
+    cold.project([leaving(record)._replace(values=[(256, b"<-a place->!")])], 1)
+    flip(folder, b"<-a place->!")
+    with pytest.raises(ColdDamaged):
+        cold.place(256)
+
+
+def test_a_row_that_is_missing_is_damage(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    cold._env.write(lambda writing: writing.clear("rows"))
+    with pytest.raises(ColdDamaged):
+        cold.find(None, "a")
+
+
+def test_an_index_that_lacks_a_row_is_damage_when_it_is_deleted(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    slot = cold.find(None, "a")
+    assert slot is not None
+    cold._env.write(lambda writing: writing.clear("lists"))
+    assert audit(cold) != []
+    cold.adopt(slot)
+    with pytest.raises(ColdDamaged):
+        cold.flush()
+
+
+# ---- trust ----
+
+
+def test_without_an_identity_it_begins_anew(opened: Open) -> None:
+    project(opened(), ended("a"))
+    assert opened().rows == 0
+
+
+def test_a_sync_is_come_back_to(opened: Open) -> None:
+    cold = opened()
+    records = project(cold, *(ended(n, payload_number=256 + ord(n)) for n in "abc"))
+    identity = cold.sync()
+    again = opened(identity)
+    assert again.identity == identity and audit(again) == []
+    assert walked(again) == records
+
+
+def test_what_came_after_the_sync_is_undone(opened: Open) -> None:
+    cold = opened()
+    records = project(cold, *(ended(n, payload_number=256 + ord(n), state=FAILED) for n in "abcd"))
+    identity = cold.sync()
+    project(cold, ended("new"), ended("newer", payload_number=1))
+    for flow_id, drops in (("a", True), ("b", False), ("newer", True)):
+        slot = cold.find(None, flow_id)
+        assert slot is not None
+        (cold.remove if drops else cold.adopt)(slot)
+    cold.flush()
+    project(cold, ended("b", version=3))
+    for _ in range(2):
+        again = opened(identity)
+        assert again.identity == identity and audit(again) == []
+        assert walked(again) == records
+        assert again.count(TYPE, FAILED) == 4 and not again.count(TYPE, COMPLETED)
+        assert again.place(256 + ord("a")) == (256 + ord("a")).to_bytes(12, "big")
+        again.close()
+
+
+def test_another_identity_is_not_believed(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    first = cold.sync()
+    second = cold.sync()
+    assert first != second
+    assert opened(first).rows == 0
+    assert opened(second).rows == 0
+
+
+def test_after_another_boot_only_what_was_synced_is_believed(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for writes in (False, True):
+        cold = opened()
+        project(cold, ended("a"))
+        identity = cold.sync()
+        if writes:
+            project(cold, ended("b"))
+        with monkeypatch.context() as patch:
+            patch.setattr(environment, "boot_id", lambda: b"another")
+            assert opened(identity).rows == (0 if writes else 1)
+    assert beside.boot_id() == beside.boot_id()
+
+
+def test_after_ends_in_a_row_that_it_may_be_to_blame_for_it_begins_anew(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    identity = cold.sync()
+    cold.close()
+    assert [opened(identity).rows for _ in range(4)] == [1, 1, 0, 0]
+
+
+def test_ends_after_it_has_served_are_not_put_down_to_it(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    identity = cold.sync()
+    cold.close()
+    for _ in range(4):
+        cold = opened(identity)
+        assert cold.rows == 1
+        cold.rest(requests=1_000_000)
+
+
+@pytest.mark.parametrize("size", [0, 100, 4_096, 5_000])
+def test_a_file_that_was_cut_is_not_believed(folder: DiskFolder, opened: Open, size: int) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    identity = cold.sync()
+    cold.close()
+    path = Path(folder.path) / "data.mdb"
+    path.write_bytes(path.read_bytes()[:size])
+    again = opened(identity)
+    assert again.rows == 0
+    project(again, ended("b"))
