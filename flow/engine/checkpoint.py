@@ -71,6 +71,8 @@ class Checkpoint:
         self._writer = ShortcutWriter(files, checkpoint_name(log.lsn))
         self._steps = self._run()
         self.is_done = False
+        self.is_waiting = False
+        """Whether the next step has nothing to do but to look whether the disk is ready."""
 
     @property
     def size(self) -> int:
@@ -81,6 +83,11 @@ class Checkpoint:
         """Do the next slice: a millisecond or two."""
         if next(self._steps, None) is None:
             self.is_done = True
+
+    def wait(self) -> None:
+        """Wait for the disk, if that is all there is to do."""
+        if self._cold is not None and self.is_waiting:
+            self._cold.end_sync()
 
     def abandon(self) -> None:
         """Stop in the middle, as if it had never begun."""
@@ -99,7 +106,9 @@ class Checkpoint:
         yield True
         if self._cold is not None:
             while self._cold.is_syncing:
+                self.is_waiting = True
                 yield True
+            self.is_waiting = False
             self._cold.end_sync()
         self._finish()
         yield True

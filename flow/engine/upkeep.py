@@ -125,7 +125,7 @@ class Upkeep:
         if self._is_turn_of_job and self._job_on():
             return True
         if self._projector is None or not self._may_project:
-            return self._job is not None
+            return False
         self._projector.step()
         return True
 
@@ -145,7 +145,9 @@ class Upkeep:
             self._settle()
             self._step_merge(self._job)
         else:
-            self._step_shortcut(self._job)
+            job = self._job
+            self._step_shortcut(job)
+            return not (isinstance(job, Checkpoint) and job.is_waiting)
         return True
 
     def want_checkpoint(self) -> None:
@@ -158,6 +160,7 @@ class Upkeep:
             self.step()
         self._job = self._begin_checkpoint()
         while isinstance(self._job, Checkpoint):
+            self._job.wait()
             self._step_shortcut(self._job)
 
     def close(self) -> None:

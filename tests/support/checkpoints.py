@@ -164,8 +164,34 @@ def _integers(columns: tuple[bytes, bytes, bytes]) -> list[list[int]]:
     ]
 
 
-class CheckpointMachine(MergingMachine):
+class CheckpointingMachine(MergingMachine):
     """Checkpoints between all that the other machines do, whole ones and ones in slices."""
+
+    @rule()
+    def a_checkpoint_is_written(self) -> None:
+        self.engine.upkeep.checkpoint()
+
+    @rule(slices=st.integers(1, 12), batches=st.lists(st.lists(busy_ops, max_size=3), max_size=3))
+    def a_checkpoint_is_written_in_slices(
+        self, slices: int, batches: list[list[tuple[Any, ...]]]
+    ) -> None:
+        self.engine.upkeep.want_checkpoint()
+        for batch in batches:
+            for _ in range(slices):
+                self.engine.upkeep.step()
+            self.step(batch)
+
+    @rule(at=st.integers(1, 30), loss=losses)
+    def the_power_fails_in_a_checkpoint(self, at: int, loss: Loss) -> None:
+        self.disk.power_fails_at(at)
+        with suppress(PowerLoss):
+            self.engine.upkeep.checkpoint()
+        self.disk = self.disk.after_crash(loss)
+        self.recovered(self.allowed)
+
+
+class CheckpointMachine(CheckpointingMachine):
+    """Opens each disk in several ways, and compares what they find."""
 
     def recovered(self, allowed: list[Any]) -> None:
         image = self.disk.image()
@@ -210,28 +236,6 @@ class CheckpointMachine(MergingMachine):
         other = opened(disk)
         assert_same(found, found_in(other))
         other.abandon()
-
-    @rule()
-    def a_checkpoint_is_written(self) -> None:
-        self.engine.upkeep.checkpoint()
-
-    @rule(slices=st.integers(1, 12), batches=st.lists(st.lists(busy_ops, max_size=3), max_size=3))
-    def a_checkpoint_is_written_in_slices(
-        self, slices: int, batches: list[list[tuple[Any, ...]]]
-    ) -> None:
-        self.engine.upkeep.want_checkpoint()
-        for batch in batches:
-            for _ in range(slices):
-                self.engine.upkeep.step()
-            self.step(batch)
-
-    @rule(at=st.integers(1, 30), loss=losses)
-    def the_power_fails_in_a_checkpoint(self, at: int, loss: Loss) -> None:
-        self.disk.power_fails_at(at)
-        with suppress(PowerLoss):
-            self.engine.upkeep.checkpoint()
-        self.disk = self.disk.after_crash(loss)
-        self.recovered(self.allowed)
 
     @rule(
         operation=st.sampled_from(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from msgspec.structs import replace
@@ -28,8 +28,9 @@ from shardflow.flow.index.listing import cursor_of
 from shardflow.flow.record import Record
 from shardflow.flow.replies import Data, Done
 from shardflow.flow.settings import Settings
+from support.checkpoints import CheckpointingMachine
 from support.engines import RETENTION_MS, TYPE
-from support.merging import MergingMachine, small_files
+from support.merging import small_files
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,8 +43,8 @@ def _small_slices() -> Iterator[None]:
         yield
 
 
-class ColdMachine(MergingMachine):
-    """The merging machine, whose upkeep projects as well."""
+class ColdMachine(CheckpointingMachine):
+    """The merging machine, whose upkeep projects as well, and checkpoints that bring rows back."""
 
     flows_min = 0
 
@@ -64,6 +65,8 @@ class ColdMachine(MergingMachine):
         folder = DiskFolder(self.directory)
         engine = Engine(self.disk, self.entropy, told, sync=self.sync, folder=folder)
         assert engine.cold is not None
+        if engine.restored.checkpoint is not None:
+            event(f"opened by a checkpoint, cold flows: {min(3, engine.cold.rows)}")
         self.before.append(engine.cold)
         return engine
 
@@ -91,6 +94,14 @@ class ColdMachine(MergingMachine):
         self.step([put, put, ("put", *put[1:3], 300)])
         for _ in range(slices):
             self.engine.upkeep.step()
+
+    @rule(names=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4, unique=True))
+    def flows_are_cold_when_a_checkpoint_begins(self, names: list[str]) -> None:
+        self.step([("create", [(None, name) for name in names], 10, True)])
+        self.step([("claim", 5)])
+        self.step([("complete", [0, 0, 0], 10)])
+        self.the_log_is_merged_until_nothing_is_left()
+        self.engine.upkeep.checkpoint()
 
     @rule()
     def the_upkeep_has_nothing_left_to_do(self) -> None:
