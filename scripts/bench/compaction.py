@@ -72,6 +72,7 @@ def settled(store: sf.Store) -> Figures:
     """Wait until merges stand still; return what they did."""
     deadline_s = time.monotonic() + SETTLED_S
     counts = (-1, 0)
+    shards = store.stats()
     while time.monotonic() < deadline_s:
         shards = store.stats()
         now = sum(s["merges"] for s in shards), sum(s["flows"] for s in shards)
