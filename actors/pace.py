@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ..flow.limits import (
     UPKEEP_HASTE_RATIO,
     UPKEEP_IDLE_SECONDS,
+    UPKEEP_QUIET_SECONDS,
     UPKEEP_REST_RATIO,
     UPKEEP_SLICE_SECONDS,
 )
@@ -20,19 +21,28 @@ class Pace:
     def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
         self._now_s = now_s
         self._not_before_s = 0.0
+        self._busy_until_s = 0.0
 
     @property
     def wait_ms(self) -> int:
         """Milliseconds until the next slice may run."""
         return max(0, math.ceil((self._not_before_s - self._now_s()) * 1_000))
 
-    def run(self, work: Callable[[], bool], haste: float = 0.0) -> None:
+    def served(self) -> None:
+        """Note that callers were served just now."""
+        self._busy_until_s = self._now_s() + UPKEEP_QUIET_SECONDS
+
+    def run(self, work: Callable[[], bool], haste: float = 0.0, *, can_wait: bool = False) -> None:
         """Do slices, if it is time for them. `work` does one and says whether there was any.
 
         `haste`: from 0 = there is time, to 1 = what is not done now piles up: no rests any more.
+        `can_wait`: without haste, it is for when nobody is served.
         """
         start_s = self._now_s()
         if start_s < self._not_before_s:
+            return
+        if can_wait and not haste and start_s < self._busy_until_s:
+            self._not_before_s = self._busy_until_s
             return
         is_busy = True
         slice_s = UPKEEP_SLICE_SECONDS * (1 + haste * UPKEEP_HASTE_RATIO)

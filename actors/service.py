@@ -91,6 +91,7 @@ class Service:
                 if isinstance(request, ClaimDue):
                     self.waiters.claimed(caller, request.type)
         departures += self._follow(now_ms)
+        self._pace.served()
         if Backup in kinds:
             departures += self._go_on()
         return departures
@@ -108,7 +109,8 @@ class Service:
         if self.staging.is_holding:
             departures += self._go_on()
         if self.engine.upkeep.is_needed:
-            self._pace.run(self.engine.upkeep.step, self.engine.upkeep.haste)
+            upkeep = self.engine.upkeep
+            self._pace.run(upkeep.step, upkeep.haste, can_wait=upkeep.can_wait)
         return departures
 
     def next_wake_ms(self) -> int | None:

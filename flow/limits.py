@@ -121,12 +121,16 @@ UPKEEP_REST_RATIO: Final = 3
 """...and then rests so many times as long, so that three quarters are its callers'."""
 UPKEEP_HASTE_RATIO: Final = 4
 """If what is to be done piles up it rests less, and goes on for up to so many times longer."""
+UPKEEP_QUIET_SECONDS: Final = 0.02
+"""So long after it has served, a shard is taken for busy."""
 UPKEEP_IDLE_SECONDS: Final = 1.0
 """How long it rests when there was nothing to do."""
 COLD_FLOWS_MIN: Final = 20_000
 """Ended flows that a shard keeps in memory; the oldest beyond them become cold."""
-COLD_HASTE_FLOWS: Final = 80_000
-"""Beyond so many more in memory, nothing is as urgent as that flows become cold."""
+COLD_SLACK_FLOWS: Final = 100_000
+"""So many more may wait in memory for a moment in which nobody is served."""
+COLD_HASTE_FLOWS: Final = 100_000
+"""Beyond so many more still, nothing is as urgent as that flows become cold."""
 COLD_BATCH_FLOWS: Final = 200
 """Flows that become cold in one slice, and those let go of that wait for the next transaction."""
 COLD_BATCH_BYTES: Final = MIB

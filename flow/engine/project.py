@@ -7,7 +7,13 @@ from ..cold.changes import Leaving
 from ..cold.environment import ColdFull
 from ..cold.store import Cold
 from ..index.table import Slot
-from ..limits import COLD_BATCH_BYTES, COLD_BATCH_FLOWS, COLD_COMPACT_FLOWS, COLD_HASTE_FLOWS
+from ..limits import (
+    COLD_BATCH_BYTES,
+    COLD_BATCH_FLOWS,
+    COLD_COMPACT_FLOWS,
+    COLD_HASTE_FLOWS,
+    COLD_SLACK_FLOWS,
+)
 from ..log.log import Log
 from ..log.position import unpack
 from ..log.values import Values
@@ -45,7 +51,8 @@ class Projector:
     @property
     def haste(self) -> float:
         """How far flows end faster than they become cold, from 0 to 1."""
-        return max(0.0, min(1.0, (len(self._closed) - self._keep) / COLD_HASTE_FLOWS))
+        waiting = len(self._closed) - self._keep - COLD_SLACK_FLOWS
+        return max(0.0, min(1.0, waiting / COLD_HASTE_FLOWS))
 
     def step(self) -> None:
         """Project the oldest flows, as many as one slice may."""

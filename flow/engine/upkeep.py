@@ -71,8 +71,11 @@ class Upkeep:
     @property
     def is_needed(self) -> bool:
         """Whether there may be something to do."""
-        if self._job is not None or self._is_projecting:
-            return True
+        return self._job is not None or self._is_projecting or self._has_job
+
+    @property
+    def _has_job(self) -> bool:
+        """Whether there may be a job to begin."""
         if not self._state.settings.upkeep:
             return False
         if not self._scrub.is_done or self._is_due:
@@ -83,6 +86,11 @@ class Upkeep:
     def haste(self) -> float:
         """How urgent it is, from 0 to 1."""
         return 0.0 if self._projector is None else self._projector.haste
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether it is for a quiet moment: all but projecting is for the log's sake."""
+        return self._job is None and self._is_projecting and not self._has_job
 
     @property
     def _may_seal(self) -> bool:

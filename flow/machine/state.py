@@ -243,9 +243,11 @@ class ShardState:
             self.ended[old.type, old.state] -= 1
 
     def waits_long(self, slot: Slot, record: Record) -> bool:
-        """Whether so many flows wait in the same place that this one's turn is not near."""
-        if record.state == RUNNING or record.state in TERMINAL_STATES:
+        """Whether this one will hardly be asked for soon: it has ended, or its turn is not near."""
+        if record.state == RUNNING:
             return False
+        if record.state in TERMINAL_STATES:
+            return True
         queue = slot.queue
         if queue is None:
             return self.waiting[record.type, record.state] > limits.LONG_QUEUE_MIN
