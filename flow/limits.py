@@ -143,6 +143,8 @@ COLD_REMAP_ROWS: Final = 20_000
 """After so many new rows the pages that they touched are given back to the system."""
 COLD_ID_BYTES: Final = 64
 """Of an id, in the key of a listing; flows that are alike in these are sorted when read."""
+COLD_VERIFY_ROWS: Final = 50
+"""Rows that are verified in one slice, after a start that has kept them."""
 COLD_UNCLEAN_ENDS_MAX: Final = 2
 """Ends of the process in a row, soon after it began, that are put down to the environment."""
 COLD_SERVED_REQUESTS: Final = 10_000

@@ -70,6 +70,16 @@ class Cold(Rows):
         return self._env.identity
 
     @property
+    def environment(self) -> Environment:
+        """Where the rows are, for whoever verifies them."""
+        return self._env
+
+    @property
+    def next_row(self) -> int:
+        """The number of the next row."""
+        return self._next
+
+    @property
     def values(self) -> int:
         """How many values cold flows own."""
         return self._env.size("values") - len(self._gone_values)

@@ -9,9 +9,10 @@ is read on top of it has every frame of its own, in the order in which they were
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+from ..cold.verify import verify
 from ..host import Files
 from ..limits import (
     CHECKPOINT_CLOSE_BYTES,
@@ -51,6 +52,9 @@ class Upkeep:
         self._projector = (
             None if cold is None else Projector(log, restored.state, restored.values, cold)
         )
+        self._verification: Iterator[bool] | None = None
+        if cold is not None and cold.rows:
+            self._verification = verify(cold)
         self._is_turn_of_job = False
         self._job: Merge | Hint | Checkpoint | None = None
         self._scrub = Scrub(log, restored.unread)
@@ -78,7 +82,7 @@ class Upkeep:
         """Whether there may be a job to begin."""
         if not self._state.settings.upkeep:
             return False
-        if not self._scrub.is_done or self._is_due:
+        if not self._scrub.is_done or self._verification is not None or self._is_due:
             return True
         return (bool(self._log.spans) or self._may_seal) and self._looked_at != self._seen
 
@@ -146,16 +150,25 @@ class Upkeep:
         if self._job is None and self._state.settings.upkeep:
             self._job = self._choose_job()
         if self._job is None:
-            if self._scrub.is_done or not self._state.settings.upkeep:
-                return False
-            self._scrub.step()
-        elif isinstance(self._job, Merge):
+            return self._state.settings.upkeep and self._verify_on()
+        if isinstance(self._job, Merge):
             self._settle()
             self._step_merge(self._job)
         else:
             job = self._job
             self._step_shortcut(job)
             return not (isinstance(job, Checkpoint) and job.is_waiting)
+        return True
+
+    def _verify_on(self) -> bool:
+        """Verify a little of what the start has not read; return whether anything was left."""
+        if not self._scrub.is_done:
+            self._scrub.step()
+            return True
+        if self._verification is None:
+            return False
+        if next(self._verification, None) is None:
+            self._verification = None
         return True
 
     def want_checkpoint(self) -> None:

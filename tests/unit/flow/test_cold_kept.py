@@ -1,0 +1,133 @@
+"""Cold flows that a checkpoint brings back: verified afterwards, made anew if they are damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from shardflow.flow import commands, queries
+from shardflow.flow.beside import DiskFolder
+from shardflow.flow.cold.environment import ColdDamaged
+from shardflow.flow.engine.engine import Engine
+from shardflow.flow.log.frame import HEADER_BYTES, seal
+from shardflow.flow.log.parts import END
+from shardflow.flow.replies import Done
+from shardflow.flow.settings import Settings
+from support.disks import Disk
+from support.engines import Counting
+
+COUNT = 120
+NOW_MS = 1_000
+
+
+def opened(disk: Disk, folder: Path) -> Engine:
+    return Engine(disk, Counting(), Settings(cold_flows_min=0), folder=DiskFolder(folder))
+
+
+def ask(engine: Engine, request: object) -> Done:
+    (answer,) = engine.step([request], NOW_MS, NOW_MS)  # type: ignore[list-item]
+    assert isinstance(answer.reply, Done)
+    return answer.reply
+
+
+def run_upkeep(engine: Engine) -> None:
+    while engine.upkeep.step():
+        pass
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def folder(disk: Disk, tmp_path: Path) -> Path:
+    """Return where the cold flows of a closed engine are."""
+    engine = opened(disk, tmp_path)
+    new = [
+        commands.NewFlow(f"f{number}", None, "t", "queued", payload=b"x", correlation_id="c")
+        for number in range(COUNT)
+    ]
+    ask(engine, commands.Create(new))
+    endings = [commands.Ending(f"f{n}", None, None, None, force=True) for n in range(COUNT)]
+    ask(engine, commands.Cancel(endings))
+    run_upkeep(engine)
+    engine.upkeep.checkpoint()
+    engine.close()
+    return tmp_path
+
+
+def check(engine: Engine) -> None:
+    page = ask(engine, queries.List("t", None, None, None, 1_000, None, False, True))
+    assert len(page.outcomes) == COUNT
+    assert engine.statistics(check=True)["problems"] == []
+
+
+def test_they_are_there_again_and_verified(disk: Disk, folder: Path) -> None:
+    engine = opened(disk, folder)
+    assert engine.restored.checkpoint is not None
+    assert engine.cold is not None and engine.cold.rows == COUNT
+    assert len(engine.state.table) == 0
+    assert engine.upkeep.is_needed
+    run_upkeep(engine)
+    assert not engine.upkeep.is_needed
+    check(engine)
+    engine.abandon()
+
+
+@pytest.mark.parametrize("name", ["ids", "lists", "expiry", "rows", "values"])
+def test_what_is_damaged_is_found_and_made_anew(disk: Disk, folder: Path, name: str) -> None:
+    with lmdb.open(str(folder), max_dbs=20, lock=False) as env:
+        database = env.open_db(name.encode(), create=False)
+        with env.begin(write=True, db=database) as txn:
+            cursor = txn.cursor()
+            assert cursor.first()
+            for _ in range(70):
+                assert cursor.next()
+            key, data = bytes(cursor.key()), bytearray(cursor.value())
+            txn.delete(key)
+            if data:
+                data[-1] ^= 1
+                txn.put(key, bytes(data))
+            else:
+                txn.put(bytes([key[0] ^ 1]) + key[1:], b"")
+    engine = opened(disk, folder)
+    assert engine.cold is not None and engine.cold.rows == COUNT
+    with pytest.raises(ColdDamaged):
+        run_upkeep(engine)
+    engine.abandon()
+    again = opened(disk, folder)
+    assert again.cold is not None and again.cold.rows == 0
+    assert len(again.state.table) == COUNT
+    run_upkeep(again)
+    assert again.cold.rows == COUNT
+    check(again)
+    again.abandon()
+
+
+def test_without_them_their_checkpoint_is_of_no_use(disk: Disk, folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    engine = opened(disk, folder)
+    assert engine.restored.checkpoint is None
+    assert len(engine.state.table) == COUNT
+    check(engine)
+    engine.abandon()
+
+
+def test_a_merge_that_is_undone_leaves_none_that_name_it(disk: Disk, folder: Path) -> None:
+    engine = opened(disk, folder)
+    image = disk.image()
+    engine.abandon()
+    # As a merge of segments 1 and 2 leaves it before it has removed the first of them.
+    frame = bytearray(HEADER_BYTES) + END.pack(1)
+    seal(frame, [END.size], 1, 1, 1)
+    merged = image["0000000001.log"] + frame
+    other = Disk.of({**image, "0000000001-0000000001-0000000009.log": merged})
+    again = opened(other, folder)
+    assert again.restored.checkpoint is None
+    assert any("undone" in note for note in again.restored.notes)
+    check(again)
+    again.abandon()
