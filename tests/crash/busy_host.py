@@ -7,6 +7,7 @@ partition, so it is one shard's group.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -15,7 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 import shardflow as sf
 
@@ -118,6 +122,9 @@ class Hand(threading.Thread):
 
 def main() -> None:
     path, seed, durability = sys.argv[1:]
+    if "HASTY_UPKEEP" in os.environ:
+        sys.path.append(str(Path(__file__).parents[1]))
+        importlib.import_module("support.hasty").hasty_shards(pytest.MonkeyPatch())
     chance = random.Random(int(seed))
     with sf.open(path, shards=2, durability=durability) as store:  # type: ignore[arg-type]
         tell(op="open", shards=[told["pid"] for told in store.processes()])

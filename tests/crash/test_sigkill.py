@@ -20,6 +20,7 @@ import pytest
 
 import shardflow as sf
 from shardflow.flow.keys import shard_of
+from support.hasty import hasty_shards
 from support.processes import Program, eventually, is_running, running, shard_of_pid, shard_pids
 
 SCRIPT = Path(__file__).with_name("busy_host.py")
@@ -161,16 +162,24 @@ def kill_one_shard(host: Program, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize(
-    ("durability", "modes"),
+    ("durability", "modes", "is_hasty"),
     [
-        ("sync", ["host", "one shard", "all"] * 5),
-        ("relaxed", ["host", "all", "one shard"] * 2),
+        ("sync", ["host", "one shard", "all"] * 5, False),
+        ("relaxed", ["host", "all", "one shard"] * 2, False),
+        ("sync", ["host", "one shard", "all"] * 3, True),
+        ("relaxed", ["host", "all", "one shard"], True),
     ],
-    ids=["sync", "relaxed"],
+    ids=["sync", "relaxed", "sync and upkeep", "relaxed and upkeep"],
 )
 def test_nothing_acknowledged_is_lost_to_sigkill_and_no_batch_is_halved(
-    tmp_path: Path, durability: str, modes: list[str]
+    tmp_path: Path,
+    durability: str,
+    modes: list[str],
+    is_hasty: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if is_hasty:
+        hasty_shards(monkeypatch)
     seed = int(os.environ.get("SHARDFLOW_CRASH_SEED") or random.randrange(2**32))
     print(f"SHARDFLOW_CRASH_SEED={seed} repeats this")
     chance = random.Random(seed)
@@ -206,6 +215,10 @@ def test_nothing_acknowledged_is_lost_to_sigkill_and_no_batch_is_halved(
             f"{mode}: {len(found)} flows, {len(ledger.batches)} unsure, "
             f"{len(ledger.refused)} refused, {time.monotonic() - killed_s:.1f} s to verify"
         )
+    if is_hasty:
+        assert list(path.glob("shard-*/*.checkpoint")), "no checkpoint was written"
+        assert list(path.glob("shard-*/*-*-*.log")), "nothing was merged"
+        assert any(shard["cold_flows"] for shard in told), "no flow became cold"
     said = (tmp_path / "stderr").read_text()
     assert "Traceback" not in said, said
 
