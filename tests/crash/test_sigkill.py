@@ -185,6 +185,7 @@ def test_nothing_acknowledged_is_lost_to_sigkill_and_no_batch_is_halved(
     chance = random.Random(seed)
     path = tmp_path / "data"
     ledger = Ledger()
+    told: list[dict[str, Any]] = []
     for number, mode in enumerate(modes):
         arguments = (SCRIPT, path, str(chance.randrange(2**32)), durability)
         with running(*arguments, stderr=tmp_path / "stderr") as host:
