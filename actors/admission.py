@@ -56,6 +56,7 @@ class Admission:
         self._rss_bytes = 0
         self._measure_at_s = 0.0
         self._trim_at_s = 0.0
+        self._give_back_at_s = 0.0
         self._is_full = False
 
     def refusal(self, waiting: int) -> Rejected | None:
@@ -81,6 +82,13 @@ class Admission:
             reason="memory",
             retry_after_ms=OVERLOAD_RETRY_MS,
         )
+
+    def give_back(self) -> None:
+        """Give memory back that flows have left, now and then."""
+        now_s = self._now_s()
+        if now_s >= self._give_back_at_s:
+            self._give_back_at_s = now_s + RSS_TRIM_SECONDS
+            self._trim()
 
     def _is_over(self, max_rss_bytes: int) -> bool:
         now_s = self._now_s()

@@ -111,6 +111,8 @@ class Service:
         if self.engine.upkeep.is_needed:
             upkeep = self.engine.upkeep
             self._pace.run(upkeep.step, upkeep.haste, can_wait=upkeep.can_wait)
+            if upkeep.has_caught_up():
+                self.admission.give_back()
         return departures
 
     def next_wake_ms(self) -> int | None:

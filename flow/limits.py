@@ -127,7 +127,7 @@ UPKEEP_IDLE_SECONDS: Final = 1.0
 """How long it rests when there was nothing to do."""
 COLD_FLOWS_MIN: Final = 20_000
 """Ended flows that a shard keeps in memory; the oldest beyond them become cold."""
-COLD_SLACK_FLOWS: Final = 100_000
+COLD_SLACK_FLOWS: Final = 60_000
 """So many more may wait in memory for a moment in which nobody is served."""
 COLD_HASTE_FLOWS: Final = 100_000
 """Beyond so many more still, nothing is as urgent as that flows become cold."""
@@ -139,8 +139,11 @@ COLD_COMPACT_FLOWS: Final = 100_000
 """After so many have become cold, and most have, the table of flows is made smaller."""
 COLD_MAP_BYTES: Final = 64 * MIB
 """What an environment may hold at first; each time that it is full, twice as much."""
-COLD_REMAP_ROWS: Final = 20_000
-"""After so many new rows the pages that they touched are given back to the system."""
+COLD_REMAP_ROWS: Final = 1_000
+"""After so many new rows the pages that they touched are given back to the system: each of them
+brings its neighbours with it, which count as memory of the process."""
+COLD_REMAP_READS: Final = 1_000
+"""Likewise after so many rows that were read in no order."""
 COLD_ID_BYTES: Final = 64
 """Of an id, in the key of a listing; flows that are alike in these are sorted when read."""
 COLD_VERIFY_ROWS: Final = 50

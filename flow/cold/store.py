@@ -12,7 +12,13 @@ import lmdb
 
 from ..beside import Folder
 from ..index.cold import ColdSlot
-from ..limits import COLD_BATCH_FLOWS, COLD_MAP_BYTES, COLD_REMAP_ROWS, COLD_SERVED_REQUESTS
+from ..limits import (
+    COLD_BATCH_FLOWS,
+    COLD_MAP_BYTES,
+    COLD_REMAP_READS,
+    COLD_REMAP_ROWS,
+    COLD_SERVED_REQUESTS,
+)
 from ..record import numbers_of
 from . import rollback
 from .changes import Leaving, delete_row, put_rows
@@ -36,6 +42,7 @@ class Cold(Rows):
         super().__init__(env)
         self._flush_at = COLD_BATCH_FLOWS
         self._unmapped_rows = 0
+        self._read_rows = 0
         self._served = 0
         self._next = int.from_bytes(env.get("meta", _NEXT) or b"\1", "big")
         self._begin = rollback.first_new(env)
@@ -202,7 +209,11 @@ class Cold(Rows):
     def rest(self, requests: int = 0) -> None:
         """End a step: what it looked at is forgotten; much that it let go of is deleted."""
         if self._slots:
+            self._read_rows += len(self._slots)
             self._slots.clear()
+            if self._read_rows >= COLD_REMAP_READS:
+                self._read_rows = 0
+                self._env.remap()
         if len(self._gone) >= self._flush_at:
             try:
                 self.flush()

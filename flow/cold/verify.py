@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import lmdb
 
-from ..limits import COLD_VERIFY_ROWS
+from ..limits import COLD_REMAP_ROWS, COLD_VERIFY_ROWS
 from ..record import numbers_of
 from .changes import list_keys
 from .environment import Environment
@@ -35,9 +35,13 @@ def verify(cold: Cold) -> Iterator[bool]:
     """
     env, end = cold.environment, cold.next_row
     yield _count(env)
-    row = 0
+    row = unmapped = 0
     while row < end:
         row = _verify_some(env, row + 1, end)
+        unmapped += COLD_VERIFY_ROWS
+        if unmapped >= COLD_REMAP_ROWS or row >= end:
+            unmapped = 0
+            env.remap()
         yield True
 
 

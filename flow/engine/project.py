@@ -40,6 +40,8 @@ class Projector:
         self._keep = state.settings.cold_flows_min
         self._rest_until = 0
         """How many have to have ended before a disk that was full is tried again."""
+        self.has_caught_up = False
+        """Set when a line has come to its end; whoever has seen to that unsets it."""
         self._left = 0
         """How many have left the table since it was last made smaller."""
 
@@ -68,6 +70,7 @@ class Projector:
         for slot, (record, *_) in zip(slots, leaving, strict=True):
             forget(slot, record)
         self._left += len(slots)
+        self.has_caught_up = self.is_done
         if self._left > COLD_COMPACT_FLOWS + 2 * len(self._state.table):
             self._state.table.compact()
             self._left = 0

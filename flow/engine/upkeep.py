@@ -91,6 +91,14 @@ class Upkeep:
         """How urgent it is, from 0 to 1."""
         return 0.0 if self._projector is None else self._projector.haste
 
+    def has_caught_up(self) -> bool:
+        """Whether many flows have left memory since this was asked last."""
+        projector = self._projector
+        if projector is None or not projector.has_caught_up:
+            return False
+        projector.has_caught_up = False
+        return True
+
     @property
     def can_wait(self) -> bool:
         """Whether it is for a quiet moment: all but projecting is for the log's sake."""
