@@ -279,7 +279,10 @@ class Upkeep:
             for span in self._log.spans.values()
             if span.part.last >= self._begin
         )
-        return dead >= CHECKPOINT_LOG_BYTES and dead >= CHECKPOINT_DEAD_RATIO * self._size
+        told = self.statistics()
+        is_half_dead = told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
+        is_much = dead >= CHECKPOINT_LOG_BYTES or (is_half_dead and dead >= SEAL_BYTES_MIN)
+        return is_much and dead >= CHECKPOINT_DEAD_RATIO * self._size
 
     def _bytes_since(self, offset: int) -> int:
         """Return the size of the log from an offset of the segment that is to be read first on."""

@@ -229,7 +229,10 @@ def test_merges_move_what_a_checkpoint_holds(shard: Shard) -> None:
     assert_resumed(shard)
 
 
-def test_merges_leave_alone_what_is_read_on_top_of_a_checkpoint(shard: Shard) -> None:
+def test_merges_leave_alone_what_is_read_on_top_of_a_checkpoint(
+    shard: Shard, small: pytest.MonkeyPatch
+) -> None:
+    small.setattr(upkeep, "SEAL_BYTES_MIN", 10**6)
     shard.create("keep")
     shard.engine.upkeep.checkpoint()
     for number in range(20):
@@ -243,9 +246,24 @@ def test_merges_leave_alone_what_is_read_on_top_of_a_checkpoint(shard: Shard) ->
     assert_resumed(shard)
 
 
+def test_one_is_written_when_half_the_log_is_dead(shard: Shard, small: pytest.MonkeyPatch) -> None:
+    small.setattr(upkeep, "CHECKPOINT_LOG_BYTES", 10**9)
+    shard.create("keep")
+    shard.engine.upkeep.checkpoint()
+    for number in range(20):
+        shard.create(f"f{number}", payload=b"x" * 300)
+        shard.drop(f"f{number}")
+    shard.run_upkeep()
+    assert shard.engine.upkeep.checkpoints > 1
+    told = shard.engine.statistics(check=False)
+    assert told["log_bytes"] < 3_000, "what is dead is gone"
+    assert_resumed(shard)
+
+
 def test_one_is_written_when_much_is_dead_that_only_a_merge_after_it_can_remove(
     shard: Shard, small: pytest.MonkeyPatch
 ) -> None:
+    small.setattr(upkeep, "SEAL_BYTES_MIN", 10**6)
     shard.create("keep")
     shard.engine.upkeep.checkpoint()
     for number in range(20):
