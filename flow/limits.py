@@ -139,13 +139,13 @@ COLD_COMPACT_FLOWS: Final = 100_000
 """After so many have become cold, and most have, the table of flows is made smaller."""
 COLD_MAP_BYTES: Final = 64 * MIB
 """What an environment may hold at first; each time that it is full, twice as much."""
-COLD_REMAP_ROWS: Final = 1_000
-"""After so many new rows the pages that they touched are given back to the system: each of them
-brings its neighbours with it, which count as memory of the process."""
-COLD_REMAP_READS: Final = 1_000
-"""Likewise after so many rows that were read in no order."""
+COLD_REMAP_ROWS: Final = 500
+"""After so many rows, new or read, the pages that they touched are given back to the system: each
+of them brings its neighbours with it, which count as memory of the process."""
 COLD_ID_BYTES: Final = 64
 """Of an id, in the key of a listing; flows that are alike in these are sorted when read."""
+PROBLEMS_MAX: Final = 100
+"""A check of the cold flows ends when it has found so many."""
 COLD_VERIFY_ROWS: Final = 50
 """Rows that are verified in one slice, after a start that has kept them."""
 COLD_UNCLEAN_ENDS_MAX: Final = 2

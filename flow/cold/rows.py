@@ -186,13 +186,9 @@ class Rows:
 
     # ---- checks ----
 
-    def index(self, name: str) -> set[bytes]:
-        """Return the keys of an index, those of hidden rows left out: for checks."""
-        return {key for key in self._keys(name, b"", b"") if row_of(key) not in self._gone}
-
-    def numbers(self) -> set[int]:
-        """Return the numbers of all values: for checks."""
-        return {row_of(key) for key in self._keys("values", b"", b"")} - self._gone_values
+    def is_hidden(self, row: int) -> bool:
+        """Whether a row has been let go of, and waits for the next transaction."""
+        return row in self._gone
 
     def slots(self) -> Iterator[ColdSlot]:
         """Return every flow, for checks."""

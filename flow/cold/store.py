@@ -15,7 +15,6 @@ from ..index.cold import ColdSlot
 from ..limits import (
     COLD_BATCH_FLOWS,
     COLD_MAP_BYTES,
-    COLD_REMAP_READS,
     COLD_REMAP_ROWS,
     COLD_SERVED_REQUESTS,
 )
@@ -41,8 +40,7 @@ class Cold(Rows):
     def __init__(self, env: Environment) -> None:
         super().__init__(env)
         self._flush_at = COLD_BATCH_FLOWS
-        self._unmapped_rows = 0
-        self._read_rows = 0
+        self._touched_rows = 0
         self._served = 0
         self._next = int.from_bytes(env.get("meta", _NEXT) or b"\1", "big")
         self._begin = rollback.first_new(env)
@@ -201,19 +199,13 @@ class Cold(Rows):
         self._next = first + len(leaving)
         self.rows += len(leaving)
         self._settle()
-        self._unmapped_rows += len(leaving)
-        if self._unmapped_rows >= COLD_REMAP_ROWS:
-            self._unmapped_rows = 0
-            self._env.remap()
+        self._touched(len(leaving))
 
     def rest(self, requests: int = 0) -> None:
         """End a step: what it looked at is forgotten; much that it let go of is deleted."""
         if self._slots:
-            self._read_rows += len(self._slots)
+            self._touched(len(self._slots))
             self._slots.clear()
-            if self._read_rows >= COLD_REMAP_READS:
-                self._read_rows = 0
-                self._env.remap()
         if len(self._gone) >= self._flush_at:
             try:
                 self.flush()
@@ -223,6 +215,12 @@ class Cold(Rows):
             self._served += requests
             if self._served >= COLD_SERVED_REQUESTS:
                 self._env.served()
+
+    def _touched(self, rows: int) -> None:
+        self._touched_rows += rows
+        if self._touched_rows >= COLD_REMAP_ROWS:
+            self._touched_rows = 0
+            self._env.remap()
 
     def flush(self) -> None:
         """Delete what was let go of."""

@@ -61,7 +61,7 @@ def _verify_some(env: Environment, first: int, end: int) -> int:
         found = cursor.iternext() if is_found else iter(())
         for count, (key, data) in enumerate(found, 1):
             row = row_of(key)
-            why = _fault(env, key, read_row(row, data))
+            why = fault(env, key, read_row(row, data))
             if why:
                 raise env.damaged(f"{why} of row {row} is missing")
             if count == COLD_VERIFY_ROWS:
@@ -73,7 +73,7 @@ def _verify_some(env: Environment, first: int, end: int) -> int:
     return end
 
 
-def _fault(env: Environment, key: bytes, row: Row) -> str:
+def fault(env: Environment, key: bytes, row: Row) -> str:
     """Return what is missing of a row; empty if nothing is."""
     record = row.record
     if env.get("ids", identity_prefix(record.partition_key, record.id) + key) is None:

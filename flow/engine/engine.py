@@ -8,6 +8,7 @@ process, because memory may then be ahead of the disk; recovery starts from the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -319,7 +320,7 @@ class Engine:
         if check:
             told["problems"] = check_invariants(self.state, self.entry)
             if self.cold is not None:
-                told["problems"] += audit(self.cold) + compare(self.cold, self.state, self.entry)
+                told["problems"] += audit(self.cold, partial(compare, self.state, self.entry))
         return told
 
     def abandon(self) -> None:

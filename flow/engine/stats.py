@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..codec import decode_record
-from ..cold.store import Cold
+from ..cold.layout import Row
 from ..index.due import DueIndex
 from ..log.position import Position, unpack
 from ..machine.loading import Loading
@@ -42,17 +42,16 @@ def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> li
     return problems + _family_problems(state)
 
 
-def compare(cold: Cold, state: ShardState, read: Callable[[Position], bytes]) -> list[str]:
-    """Compare cold flows with the log, and make sure that none of them is in memory as well."""
+def compare(state: ShardState, read: Callable[[Position], bytes], row: Row) -> list[str]:
+    """Compare a cold flow with the log, and make sure that it is not in memory as well."""
     problems: list[str] = []
-    for slot in cold.slots():
-        record: Record = slot.held
-        if state.table.get(record.partition_key, record.id) is not None:
-            problems.append(f"{record.id!r} is hot and cold")
-        if decode_record(read(list(unpack(slot.trail))[-1])) != record:
-            problems.append(f"the log has another record of cold {record.id!r}")
-        if not may_leave(record):
-            problems.append(f"{record.id!r} is cold too early")
+    record = row.record
+    if state.table.get(record.partition_key, record.id) is not None:
+        problems.append(f"{record.id!r} is hot and cold")
+    if read(list(unpack(row.trail))[-1]) != row.packed:
+        problems.append(f"the log has another record of cold {record.id!r}")
+    if not may_leave(record):
+        problems.append(f"{record.id!r} is cold too early")
     return problems
 
 

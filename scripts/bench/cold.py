@@ -48,7 +48,8 @@ def main(arguments: list[str]) -> None:
 
 def fill(folder: Path, options: Namespace) -> Figures:
     """Create and complete the flows, until none more becomes cold; return what that cost."""
-    with sf.open(folder, shards=options.shards, durability=options.durability) as store:
+    settings = {"durability": options.durability, "timeout": WAIT_S}
+    with sf.open(folder, shards=options.shards, **settings) as store:
         empty_bytes = shards_rss_bytes(store)
         for numbers in batches(options.live, options.batch):
             flows = [new_flow(number, options.payload) for number in numbers]
@@ -61,7 +62,10 @@ def fill(folder: Path, options: Namespace) -> Figures:
         ended = time.perf_counter()
         before = cold_flows(store)
         cold, done = settled(store)
+        rss_bytes = shards_rss_bytes(store)
+        began = time.perf_counter()
         check(store, KIND, completed=options.flows)
+        checked_s = time.perf_counter() - began
         figures = read(store, options)
         lmdb_bytes = sum(path.stat().st_size for path in folder.glob("shard-*/cold/data.mdb"))
         return {
@@ -71,7 +75,9 @@ def fill(folder: Path, options: Namespace) -> Figures:
             "cold_before_the_end_of_the_load": before,
             "projected_per_s_after_it": round((cold - before) / max(0.05, done - ended)),
             "shards_rss_mib_empty": round(empty_bytes / 2**20, 1),
-            "shards_rss_mib": round(shards_rss_bytes(store) / 2**20, 1),
+            "shards_rss_mib": round(rss_bytes / 2**20, 1),
+            "shards_rss_mib_after_check_and_reads": round(shards_rss_bytes(store) / 2**20, 1),
+            "check_s": round(checked_s, 1),
             **figures,
         }
 
@@ -114,15 +120,16 @@ def read(store: sf.Store, options: Namespace) -> Figures:
 def reopen(folder: Path, options: Namespace) -> Figures:
     """Open the store again; return how long that took and what it then holds."""
     started = time.perf_counter()
-    with sf.open(folder, durability=options.durability) as store:
+    with sf.open(folder, durability=options.durability, timeout=WAIT_S) as store:
         seconds = time.perf_counter() - started
         rss_bytes = shards_rss_bytes(store)
-        check(store, KIND, completed=options.flows)
         settled(store)
+        settled_bytes = shards_rss_bytes(store)
+        check(store, KIND, completed=options.flows)
         return {
             "reopen_s": round(seconds, 2),
             "reopen_shards_rss_mib": round(rss_bytes / 2**20, 1),
-            "reopen_shards_rss_mib_settled": round(shards_rss_bytes(store) / 2**20, 1),
+            "reopen_shards_rss_mib_settled": round(settled_bytes / 2**20, 1),
             "shards": store.shards,
         }
 

@@ -152,7 +152,7 @@ def test_one_id_in_several_partitions_is_several_flows(opened: Open) -> None:
 def test_flows_whose_hashes_are_alike_are_told_apart(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("rows", "changes", "audit"):
+    for module in ("rows", "changes", "verify"):
         monkeypatch.setattr(
             f"shardflow.flow.cold.{module}.identity_prefix", lambda key, name: b"alike!!!" * 2
         )
@@ -290,7 +290,8 @@ def test_the_map_grows_by_itself(opened: Open) -> None:
     cold = opened(map_bytes=64 * 1024)
     records = []
     for number in range(20):
-        records += project(cold, *(ended(f"f{number}-{n}", payload_number=n) for n in range(50)))
+        numbers = range(50 * number, 50 * number + 50)
+        records += project(cold, *(ended(f"f{n}", payload_number=n) for n in numbers))
     assert walked(cold) == sorted(records, key=cursor_of)
 
 
