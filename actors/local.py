@@ -12,7 +12,7 @@ from typing import Any
 
 from ..flow.engine import Answer
 from ..flow.errors import FlowError, Refused, advice, is_final, refusal
-from ..flow.limits import RESTARTS_MAX
+from ..flow.limits import LOCAL_LATE_MS, RESTARTS_MAX
 from ..flow.queries import is_query
 from ..flow.replies import Rejected, Reply, reject
 from .messages import Arrival, Departure
@@ -45,6 +45,8 @@ class LocalLink:
         self._receivers: dict[int, Receiver] = {}
         self._answers: deque[tuple[Receiver, Reply]] = deque()
         self._planned_ms: int | None = None
+        self._owed_ms: int | None = None
+        """The earliest that was planned since the last `wake`."""
         self.poke: Callable[[], None] = _nothing
         """Called when the next wake time has become earlier."""
         self._start()
@@ -63,10 +65,13 @@ class LocalLink:
                 self._receivers[number] = receiver
                 self._take(self._serve(service, number, request))
             is_earlier = self._plan()
+            is_late = self._is_late(service)
         if service is None:
             receiver.answer(refused)
         self._hand_out()
-        if is_earlier:
+        if is_late:
+            self.wake()
+        elif is_earlier:
             self.poke()
         return number
 
@@ -88,6 +93,7 @@ class LocalLink:
     def wake(self) -> None:
         """Do what time has made due."""
         with self._lock:
+            self._owed_ms = None
             if self._service is not None:
                 try:
                     self._take(self._service.wake())
@@ -117,7 +123,15 @@ class LocalLink:
         """Note the next wake time; return whether it has become earlier."""
         at_ms = None if self._service is None else self._service.next_wake_ms()
         before_ms, self._planned_ms = self._planned_ms, at_ms
+        if at_ms is not None and (self._owed_ms is None or at_ms < self._owed_ms):
+            self._owed_ms = at_ms
         return at_ms is not None and (before_ms is None or at_ms < before_ms)
+
+    def _is_late(self, service: Service | None) -> bool:
+        """Whether callers without a pause have kept the ticker's thread from waking the shard."""
+        if service is None or self._owed_ms is None:
+            return False
+        return service.clock.now_ms() - self._owed_ms >= LOCAL_LATE_MS
 
     def _serve(self, service: Service, number: int, request: Any) -> list[Departure]:
         try:

@@ -125,6 +125,8 @@ UPKEEP_QUIET_SECONDS: Final = 0.02
 """So long after it has served, a shard is taken for busy."""
 UPKEEP_IDLE_SECONDS: Final = 1.0
 """How long it rests when there was nothing to do."""
+LOCAL_LATE_MS: Final = 10
+"""If the thread that wakes a shard in the caller's process is so late, the caller does it."""
 COLD_FLOWS_MIN: Final = 20_000
 """Ended flows that a shard keeps in memory; the oldest beyond them become cold."""
 COLD_SLACK_FLOWS: Final = 60_000

@@ -63,19 +63,24 @@ class Run:
         slots, versions = self._slots, self._versions
         for at in range(self._start, len(slots)):
             if slots[at].version == versions[at]:
-                self._start = at
-                return self._at_ms[at], self._orders[at], versions[at], slots[at]
-        self._start = len(slots)
+                first = self._at_ms[at], self._orders[at], versions[at], slots[at]
+                self._begin_at(at)
+                return first
+        self._begin_at(len(slots))
         return None
 
     def take(self, upto_ms: int, limit: int) -> list[Entry]:
         """Remove and return up to `limit` live entries with a time ≤ upto_ms."""
         taken, at = self._collect(upto_ms, limit)
+        self._begin_at(at)
+        return taken
+
+    def _begin_at(self, at: int) -> None:
+        """Pass over entries, and let go of those passed over once they are more than the others."""
         self._start = at
         if at > _CUT_MIN and 2 * at > len(self._slots):
             del self._at_ms[:at], self._orders[:at], self._versions[:at], self._slots[:at]
             self._start = 0
-        return taken
 
     def peek(self, upto_ms: int, limit: int) -> list[Entry]:
         """Return what `take` would, removing nothing."""

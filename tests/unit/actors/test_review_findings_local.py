@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 
 import shardflow as sf
+from shardflow.actors.local import LocalLink
+from shardflow.actors.messages import Departure
 from shardflow.actors.ports import LocalPort
-from shardflow.flow.limits import RESTARTS_MAX
+from shardflow.actors.service import Service
+from shardflow.flow.commands import Create, NewFlow
+from shardflow.flow.engine import Engine
+from shardflow.flow.limits import LOCAL_LATE_MS, RELAXED_SYNC_MS, RESTARTS_MAX
+from shardflow.flow.queries import Info
 from shardflow.flow.settings import Settings
 from shardflow.sdk.opening import make_store
 from shardflow.testing import ManualClock, memory_store
 from support.disks import Disk
-from support.links import pending_in, service_of
+from support.engines import Counting
+from support.links import Answers, pending_in, service_of
 from support.processes import eventually
 
 BLOCK_MS = 60_000
@@ -155,3 +162,31 @@ def test_a_shard_whose_every_write_fails_is_given_up(store: sf.Store, disk: Disk
             store.flow_create(f"z{number}", type="q")
     with pytest.raises(sf.ShardUnavailable):
         store.flow_get("z0")
+
+
+def test_callers_without_a_pause_do_what_the_ticker_has_no_time_for(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock(1_000)
+    engine = Engine(disk, Counting(), Settings(), sync=False)
+    link = LocalLink(0, lambda: Service(engine, clock, relaxed=True))
+    woken: list[int] = []
+    service = link._service
+    assert service is not None
+    wake = service.wake
+
+    def noted() -> list[Departure]:
+        woken.append(clock.now_ms())
+        return wake()
+
+    monkeypatch.setattr(service, "wake", noted)
+    link.submit(Create([NewFlow("a", None, "t", "queued")]), Answers())
+    due_ms = 1_000 + RELAXED_SYNC_MS
+    for at_ms in (due_ms, due_ms + LOCAL_LATE_MS - 1, due_ms + LOCAL_LATE_MS):
+        assert woken == []
+        clock.set(at_ms)
+        link.submit(Info("t"), Answers())
+    assert woken == [due_ms + LOCAL_LATE_MS]
+    link.submit(Info("t"), Answers())
+    assert len(woken) == 1
+    link.close()

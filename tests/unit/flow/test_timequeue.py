@@ -160,3 +160,24 @@ def test_what_was_taken_from_a_run_is_given_back() -> None:
         rooms = [len(part._slots) for part in queue.parts(None) if isinstance(part, Run)]
         assert sum(rooms) <= 2 * queue.live + 2_048
     assert [len(part) for part in queue.parts(None)] == [0]
+
+
+def test_what_head_passes_over_is_let_go_of() -> None:
+    run, slots = Run(), []
+    for order in range(100_000):
+        slots.append(Slot(None, 1))
+        assert run.push(order, order, 1, slots[-1])
+        if order >= 100:
+            slots[order - 100].version += 1
+        first = run.head()
+        assert first is not None and first[1] == max(0, order - 99)
+    assert len(run._slots) == len(run._at_ms) < 3_000
+
+
+def test_a_run_that_head_has_emptied_takes_entries_again() -> None:
+    run, slot = Run(), Slot(None, 1)
+    for order in range(5_000):
+        assert run.push(order, order, 2, slot)
+    assert run.head() is None and len(run) == 0
+    assert run.push(5_000, 5_000, 1, slot)
+    assert run.head() == (5_000, 5_000, 1, slot)
