@@ -31,7 +31,7 @@ def _settings(**given: object) -> Settings:
     return replace(Settings(**given), cold_flows_min=5)  # type: ignore[arg-type]
 
 
-def _install(patch: pytest.MonkeyPatch) -> None:
+def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(process, "Settings", _settings)
     patch.setattr(logs, "SEGMENT_BYTES", 20_000)
     patch.setattr(logs, "SEGMENT_GROW_BYTES", 16_384)
@@ -46,4 +46,4 @@ def _install(patch: pytest.MonkeyPatch) -> None:
 
 
 if HASTY in os.environ:
-    _install(pytest.MonkeyPatch())
+    install(pytest.MonkeyPatch())
