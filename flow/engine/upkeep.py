@@ -40,9 +40,9 @@ class Upkeep:
     """At most one job at a time. Nothing is lost if the process ends at any point of it."""
 
     def __init__(
-        self, files: Files, log: Log, restored: Restored, settle: Callable[[], None]
+        self, files: Files, log: Log, restored: Restored, settle: Callable[[], bool]
     ) -> None:
-        """`settle`: writes to the log what memory alone has."""
+        """`settle`: writes to the log what memory alone has; False: there is no room for it."""
         self._files = files
         self._log = log
         self._state = restored.state
@@ -160,7 +160,8 @@ class Upkeep:
         if self._job is None:
             return self._state.settings.upkeep and self._verify_on()
         if isinstance(self._job, Merge):
-            self._settle()
+            if not self._settle():
+                return False
             self._step_merge(self._job)
         else:
             job = self._job
@@ -223,8 +224,10 @@ class Upkeep:
             self._log.rotate()
         sources = self._choose()
         if sources and self._log.space.has_room(sum(map(self._live_bytes, sources))):
-            self._settle()
-            return Merge(self._log, self._state, self._values, sources, self._cold)
+            if self._settle():
+                return Merge(self._log, self._state, self._values, sources, self._cold)
+            self._looked_at = (-1, -1)
+            return None
         if self._must_free():
             return self._begin_checkpoint()
         return None

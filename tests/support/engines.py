@@ -29,11 +29,13 @@ from support.disks import KINDS, Disk, Loss, PowerLoss
 
 TYPE = "t"
 RETENTION_MS = 10_000
+SHARDS = 4
+"""How many there would be; one of them runs."""
 ALL = commands.Hydration(payload=True, outcome=True, max_bytes=2**30, names=True)
 
 Key = tuple[str | None, str]
 Snapshot = dict[Any, Any]
-"""Each flow's record, and each policy's generation."""
+"""Each flow's record, and what is known beside them: policies, fan-outs, posts."""
 
 keys = st.tuples(st.sampled_from([None, "p"]), st.sampled_from("abcdefgh"))
 sizes = st.sampled_from([None, 0, 10, 5_000])
@@ -174,7 +176,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.allowed: list[Snapshot] = [self.snapshot()]
 
     def opened(self) -> Engine:
-        files_settings = Settings(retention_ms=RETENTION_MS, failed_retention_ms=RETENTION_MS)
+        files_settings = Settings(
+            shards=SHARDS, retention_ms=RETENTION_MS, failed_retention_ms=RETENTION_MS
+        )
         return Engine(self.disk, self.entropy, files_settings, sync=self.sync)
 
     def snapshot(self) -> Snapshot:
@@ -185,7 +189,14 @@ class EngineMachine(RuleBasedStateMachine):
             for slot in state.slots()
             if slot.record is not None
         }
-        found["policies"] = {p.type: (p.policy, p.generation) for p in state.policies.all()}
+        families = state.families
+        found["facts"] = (
+            {p.type: (p.policy, p.generation) for p in state.policies.all()},
+            dict(families.prepared),
+            dict(families.seen),
+            # How many of them wait is another thing: what is applied elsewhere may be sent again.
+            {dest: last for dest, _, last in families.outbox.lanes()},
+        )
         return found
 
     def records(self) -> list[Record]:
@@ -230,7 +241,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert values.named == {n: value_of(flow_id, v.size) for n, v in stored.items()}
 
     def flows(self) -> list[tuple[Key, Record]]:
-        return [(key, record) for key, record in self.snapshot().items() if key != "policies"]
+        return [(key, record) for key, record in self.snapshot().items() if key != "facts"]
 
     # What goes well.
 

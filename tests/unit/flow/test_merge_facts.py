@@ -75,3 +75,20 @@ def test_posts_that_were_applied_leave_a_gap_behind_those_that_a_merge_has_not_m
     outbox = shard.engine.state.families.outbox
     assert [number for number, _ in outbox.lane(1)] == [5]
     assert outbox.last(1) == 5
+
+
+def test_a_merge_keeps_posts_until_the_log_knows_that_they_are_applied(shard: Shard) -> None:
+    post(shard.engine, 1, 3, shard.now_ms, "x" * 300)
+    shard.create("f", payload=b"x" * 2_000)
+    seal(shard)
+    shard.drop("f")
+    collect(shard.engine, 1, 2, shard.now_ms)
+    shard.disk.capacity = shard.disk.used_bytes + 100_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard.engine.log, "has_room", lambda *_, **__: False)
+        shard.run_upkeep()
+    assert not shard.engine.upkeep.merges
+    shard.run_upkeep()
+    assert shard.engine.upkeep.merges
+    shard.restart()
+    assert [number for number, _ in shard.engine.state.families.outbox.lane(1)] == [3]
