@@ -164,6 +164,7 @@ class Checkpoint:
                 self._log.lsn,
                 self._log.epoch,
                 self._values.dead.all(),
+                self._values.dead.all_kept(),
             )
         )
 

@@ -14,6 +14,7 @@ from ..codec import decode_entry
 from ..events import ValueStored
 from ..host import Files
 from ..limits import MERGE_SLICE_ENTRIES, SHORTCUT_BLOCK_BYTES, SHORTCUT_SLICE_ITEMS
+from ..log.dead import DeadBytes
 from ..log.frame import HEADER_BYTES
 from ..log.keydir import columns_of
 from ..log.log import Log
@@ -39,7 +40,7 @@ from ..log.start import UnusableError
 from ..log.values import Values
 from ..machine.state import ShardState
 from ..record import Record, value_numbers
-from .liveness import trail_index
+from .liveness import TOMBSTONES, first_of, trail_index
 from .merge import frames_of
 
 _NUMBER_BYTES = 4
@@ -80,6 +81,8 @@ class Hint:
         self._count = 0
         self._dead_bytes = 0
         """What is left out of records and values."""
+        self._kept: list[tuple[int, int]] = []
+        """Length and `first` of the tombstones."""
         self._writer = ShortcutWriter(files, hint_name(merged.part))
         self._steps = self._run()
         self.is_done = False
@@ -109,7 +112,11 @@ class Hint:
         self._writer.sync()
         yield True
         self._dead_bytes += sum(run.size for run in self._runs.values())
-        self._writer.finish(End(0, self._count, dead=[(number, self._dead_bytes)]))
+        counted = DeadBytes()
+        counted.add_bytes(number, self._dead_bytes)
+        for length, first in self._kept:
+            counted.keep(number, length, first)
+        self._writer.finish(End(0, self._count, dead=counted.all(), kept=counted.all_kept()))
         yield True
         kept = {*checkpoints_in(self._files), *hints_of(self._log.spans.values())}
         remove_shortcuts(self._files, kept)
@@ -121,6 +128,8 @@ class Hint:
         elif not isinstance(entry, ValueStored):
             self._facts.append(data)
             self._size += len(data)
+            if entry.__class__ in TOMBSTONES:
+                self._kept.append((len(data), first_of(entry)))
         elif self._values.place(entry.number) == position:
             number, offset, length = position
             self._places.append((entry.number, number, offset, length))

@@ -74,6 +74,12 @@ TOMBSTONES = frozenset((Dropped, Unprepared))
 """Entries that say that earlier ones are dead."""
 
 
+def first_of(tombstone: Any) -> int:
+    """Return the first segment that may hold what a tombstone has killed."""
+    first: int = getattr(tombstone, "first", 0)
+    return first
+
+
 def trail_index(trail: bytes, position: Position) -> int:
     """Return where in a trail a position stands, in bytes; -1 if it does not."""
     wanted = pack(*position)

@@ -17,7 +17,6 @@ from itertools import pairwise
 
 from ..codec import decode_outline
 from ..cold.store import Cold
-from ..events import Dropped
 from ..index.table import Slot
 from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
 from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
@@ -26,7 +25,7 @@ from ..log.parts import END, RANGE, Part, Span
 from ..log.position import Position
 from ..log.values import Values
 from ..machine.state import ShardState
-from .liveness import TOMBSTONES, Liveness
+from .liveness import TOMBSTONES, Liveness, first_of
 from .moving import Mover
 
 
@@ -70,6 +69,8 @@ class Merge:
         """Who names the copied entries, until they are moved: see moving.py."""
         self._from: array[int] = array("Q")
         """segment, offset and length of each, where it came from; then its new offset."""
+        self._kept: list[tuple[int, int]] = []
+        """Length and `first` of the tombstones in it."""
         self._steps = self._run()
         self.is_done = False
         self.bytes_copied = 0
@@ -142,7 +143,9 @@ class Merge:
     def _take(self, data: bytes, position: Position, lsn: int) -> None:
         entry = decode_outline(data)
         if entry.__class__ in TOMBSTONES:
-            if self._is_needed(entry.first if isinstance(entry, Dropped) else 0, lsn):
+            first = first_of(entry)
+            if self._is_needed(first, lsn):
+                self._kept.append((len(data), first))
                 self._append(data)
             return
         owner = self._live.owner_of(entry, position)
@@ -209,6 +212,8 @@ class Merge:
                 yield True
         self._mover.flush()
         self._owners.clear()
+        for length, first in self._kept:
+            self._values.dead.keep(number, length, first)
         self._values.dead.forget(source.part.number for source in self._sources)
 
 

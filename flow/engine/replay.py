@@ -22,6 +22,7 @@ from ..machine.loading import Loading
 from ..machine.state import ShardState
 from ..record import Record
 from ..settings import Settings
+from .liveness import TOMBSTONES, first_of
 from .writer import TRAIL_BYTES_MAX, trim
 
 
@@ -58,11 +59,18 @@ class Replay:
                 self.take_value(entry.number, number, offset, length)
             else:
                 self.take_fact(entry)
-                if kind is Dropped and not self._parts[number].is_merged:
-                    # As when it was written; those in merged files are needed.
-                    values.dead.add_bytes(number, length)
+                if kind in TOMBSTONES:
+                    self._bury(entry, number, length)
             at += length
             offset += length
+
+    def _bury(self, tombstone: Any, number: int, length: int) -> None:
+        dead = self.values.dead
+        if self._parts[number].is_merged:
+            dead.keep(number, length, first_of(tombstone))
+        elif isinstance(tombstone, Dropped):
+            # As when it was written.
+            dead.add_entry(number, length)
 
     def _place(self, value: int, place: bytes) -> None:
         self.values.add(value, *next(unpack(place)))
@@ -83,6 +91,8 @@ class Replay:
                     self.take_value(*row)
         for number, count in hint.end.dead:
             self.values.dead.add_bytes(number, count)
+        for number, count, first in hint.end.kept:
+            self.values.dead.keep_bytes(number, count, first)
 
     def _take_run(self, flow: Flow) -> None:
         record = decode_record(flow.packed)

@@ -33,6 +33,7 @@ from ..log.shortcut import Facts, Flows, Places, Shortcut, content_of
 from ..log.start import Recovery, UnusableError
 from ..record import Record, value_numbers
 from ..settings import Settings
+from .liveness import TOMBSTONES, first_of
 from .replay import Replay
 
 
@@ -51,6 +52,8 @@ class Resume(Replay):
         """Rows and values of cold flows that lie elsewhere: row or number, old place, new one."""
         self._dead_copies: list[tuple[int, int]] = []
         """(file, bytes) of what merged files hold that was dead when they got their place."""
+        self._kept: list[tuple[int, int, int]] = []
+        """(file, bytes, first) of the removals in them."""
 
     def take(
         self, raw: bytes, at: int, number: int, offset: int, lengths: Sequence[int], lsn: int
@@ -118,12 +121,15 @@ class Resume(Replay):
             self.state.table.pack()
             self._move_cold()
         self._dead_copies += hint.end.dead
+        self._kept += hint.end.kept
 
     def _repoint(self, entry: object, position: Position) -> None:
         if isinstance(entry, Record):
             self._repoint_record(entry, entry.version, position)
         elif isinstance(entry, ValueStored):
             self._repoint_value(entry.number, position)
+        elif entry.__class__ in TOMBSTONES:
+            self._kept.append((position.segment, position.length, first_of(entry)))
 
     def _repoint_record(self, record: Record, version: int, position: Position) -> None:
         """Note where one of a flow's records lies now, if the flow has it."""
@@ -208,9 +214,11 @@ class Resume(Replay):
                 f"there were {end.flows} with {end.values}"
             )
         self.state.buried.clear()
-        self.values.dead.reset(end.dead)
+        self.values.dead.reset(end.dead, end.kept)
         for number, count in self._dead_copies:
             self.values.dead.add_bytes(number, count)
+        for number, count, first in self._kept:
+            self.values.dead.keep_bytes(number, count, first)
 
     def finish(self, recovered: Recovery) -> None:
         """Make all indexes true, and forget what was dead of files that are no more."""
@@ -220,4 +228,5 @@ class Resume(Replay):
             self.values.bury(trail)
         self.state.buried.clear()
         there = {*recovered.spans, recovered.segment}
-        dead.forget([number for number, _ in dead.all() if number not in there])
+        known = [number for number, *_ in [*dead.all(), *dead.all_kept()]]
+        dead.forget([number for number in known if number not in there])

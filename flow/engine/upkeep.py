@@ -10,7 +10,6 @@ is read on top of it has every frame of its own, in the order in which they were
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 from ..cold.verify import verify
 from ..host import Files
@@ -22,13 +21,12 @@ from ..limits import (
     CHECKPOINT_GROWTH_RATIO,
     CHECKPOINT_LOG_BYTES,
     MERGE_DEAD_RATIO,
-    MERGE_FILES_MIN,
     SEAL_BYTES_MIN,
-    SEGMENT_BYTES,
 )
 from ..log.log import Log
 from ..log.parts import Span
 from .checkpoint import Checkpoint
+from .choice import Choice
 from .hints import Hint
 from .merge import Merge
 from .project import Projector
@@ -48,6 +46,7 @@ class Upkeep:
         self._state = restored.state
         self._values = restored.values
         self._settle = settle
+        self._choice = Choice(log, restored.values.dead)
         self._cold = cold = restored.cold
         self._projector = (
             None if cold is None else Projector(log, restored.state, restored.values, cold)
@@ -222,8 +221,9 @@ class Upkeep:
             return None
         if self._may_seal:
             self._log.rotate()
-        sources = self._choose()
-        if sources and self._log.space.has_room(sum(map(self._live_bytes, sources))):
+        self._looked_at = self._seen
+        sources = self._choice.sources(self._begin)
+        if sources and self._log.space.has_room(self._choice.live_bytes(sources)):
             if self._settle():
                 return Merge(self._log, self._state, self._values, sources, self._cold)
             self._looked_at = (-1, -1)
@@ -314,57 +314,8 @@ class Upkeep:
         return {
             "files": len(spans) + 1,
             "log_bytes": sum(span.size for span in spans) + self._log.position[1],
-            "dead_bytes": sum(self._values.dead.of(span.part.number) for span in spans),
+            "dead_bytes": self._choice.dead_bytes(),
             "merges": self.merges,
             "merged_bytes": self.bytes_copied,
             "checkpoints": self.checkpoints,
         }
-
-    def dead_ratio(self, span: Span) -> float:
-        """Return how much of a file nobody needs any more, 0 to 1."""
-        return self._values.dead.of(span.part.number) / max(1, span.size)
-
-    def _choose(self) -> list[Span]:
-        """Return neighbours to merge: those with much that is dead, or many small files."""
-        self._looked_at = self._seen
-        spans = sorted(
-            (s for s in self._log.spans.values() if not self._begin or s.part.last < self._begin),
-            key=lambda span: span.part.first,
-        )
-        worst = max(spans, key=self.dead_ratio, default=None)
-        if worst is not None and self.dead_ratio(worst) >= MERGE_DEAD_RATIO:
-            return self._around(spans, spans.index(worst))
-        for run in self._runs(spans):
-            if len(run) >= MERGE_FILES_MIN:
-                return run
-        return []
-
-    def _live_bytes(self, span: Span) -> int:
-        return max(0, span.size - self._values.dead.of(span.part.number))
-
-    def _around(self, spans: list[Span], at: int) -> list[Span]:
-        """Return a file with its neighbours that are half dead too, up to a segment's size."""
-        first = last = at
-        size = self._live_bytes(spans[at])
-        for step in (1, -1):
-            place = at + step
-            while 0 <= place < len(spans) and self.dead_ratio(spans[place]) >= MERGE_DEAD_RATIO:
-                size += self._live_bytes(spans[place])
-                if size > SEGMENT_BYTES:
-                    break
-                first, last = min(first, place), max(last, place)
-                place += step
-        return spans[first : last + 1]
-
-    def _runs(self, spans: list[Span]) -> list[list[Span]]:
-        """Return the runs of neighbours that would fit into one segment together."""
-        runs: list[list[Span]] = []
-        for span in spans:
-            run = runs[-1] if runs else []
-            size = sum(map(self._live_bytes, run)) + self._live_bytes(span)
-            if run and size <= SEGMENT_BYTES:
-                run.append(span)
-            else:
-                runs.append([span])
-        assert all(a.last_lsn + 1 == b.first_lsn for run in runs for a, b in pairwise(run))
-        return runs

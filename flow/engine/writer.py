@@ -50,7 +50,7 @@ class Writer:
             self._values.drop(drop.values)
             # Most are not needed once a merge has looked; those that are, it keeps and counts no
             # more.
-            self._values.dead.add_bytes(self._segment, length)
+            self._values.dead.add_entry(self._segment, length)
         if turn.values:
             self._add_values(turn)
         start = len(self.frame)

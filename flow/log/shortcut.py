@@ -154,6 +154,8 @@ class End(Struct, array_like=True, frozen=True, tag_field="op", tag=5, gc=False)
     last_epoch: int = 0
     dead: list[tuple[int, int]] = []
     """(file, bytes of it that nothing names) as of then."""
+    kept: list[tuple[int, int, int]] = []
+    """(merged file, bytes of removals in it, the first segment that they are kept for)."""
 
 
 Content = Facts | Flows | Places

@@ -140,6 +140,7 @@ def found_in(engine: Engine) -> dict[str, Any]:
         "posts": {dest: families.outbox.lane(dest) for dest, _, _ in families.outbox.lanes()},
         "lanes": families.outbox.lanes(),
         "dead": sorted((file, count) for file, count in values.dead.all() if count),
+        "kept": sorted(values.dead.all_kept()),
         # One that is sealed as the first act of an epoch is told as that epoch's.
         "spans": [span._replace(epoch=0) for span in engine.log.spans.values()],
         "problems": engine.statistics(check=True)["problems"],

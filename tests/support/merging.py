@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from shardflow.flow import commands, family
-from shardflow.flow.engine import merge, upkeep
+from shardflow.flow.engine import choice, merge, upkeep
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.engine.writer import Writer
 from shardflow.flow.log import log as logs
@@ -108,9 +108,10 @@ def small_files() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(logs, "SEGMENT_GROW_BYTES", 1_000)
         patch.setattr(space, "DISK_RESERVE_BYTES", 1_000)
         patch.setattr(space, "DISK_FLOOR_BYTES", 500)
-        patch.setattr(upkeep, "SEGMENT_BYTES", 4_000)
+        patch.setattr(choice, "SEGMENT_BYTES", 4_000)
         patch.setattr(upkeep, "SEAL_BYTES_MIN", 300)
-        patch.setattr(upkeep, "MERGE_FILES_MIN", 2)
+        patch.setattr(choice, "MERGE_FILES_MIN", 2)
+        patch.setattr(choice, "MERGE_DEAD_RATIO", 0.2)
         patch.setattr(upkeep, "MERGE_DEAD_RATIO", 0.2)
         patch.setattr(merge, "MERGE_FRAME_BYTES", 300)
         patch.setattr(merge, "MERGE_SYNC_BYTES", 600)
@@ -141,7 +142,7 @@ class MergingMachine(EngineMachine):
                 number = engine.state.families.outbox.cleared(dest) + count
                 collect(engine, dest, number, self.now_ms)
             elif verb == "post":
-                self._act(partial(post, engine, *args, self.now_ms))
+                self._act(partial(post, engine, args[0], args[1], self.now_ms))
             else:
                 txn = self.entropy.token_bytes(12).hex()
                 command = family_command(engine, op, txn)
