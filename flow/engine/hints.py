@@ -75,6 +75,7 @@ class Hint:
         self._number = pack(merged.part.number, 0, 0)[:_NUMBER_BYTES]
         self._runs: dict[tuple[str | None, str], _Run] = {}
         self._facts: list[bytes] = []
+        self._fact_places = b""
         self._flows = Flows([], [], [], [])
         self._places: list[tuple[int, int, int, int]] = []
         self._size = 0
@@ -127,6 +128,7 @@ class Hint:
             self._take_record(entry, data, position)
         elif not isinstance(entry, ValueStored):
             self._facts.append(data)
+            self._fact_places += pack(*position)
             self._size += len(data)
             if entry.__class__ in TOMBSTONES:
                 self._kept.append((len(data), first_of(entry)))
@@ -183,12 +185,13 @@ class Hint:
 
     def _flush(self) -> None:
         if self._facts:
-            self._writer.add(Facts(self._facts))
+            self._writer.add(Facts(self._facts, self._fact_places))
         if self._flows.records:
             self._writer.add(self._flows)
         if self._places:
             self._writer.add(Places(*columns_of(self._places)))
         self._facts, self._flows, self._places = [], Flows([], [], [], []), []
+        self._fact_places = b""
         self._size = 0
 
 

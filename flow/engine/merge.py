@@ -19,6 +19,7 @@ from ..codec import decode_outline
 from ..cold.store import Cold
 from ..index.table import Slot
 from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
+from ..log.facts import Key
 from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
 from ..log.log import Log
 from ..log.parts import END, RANGE, Part, Span
@@ -65,7 +66,7 @@ class Merge:
         self._frames = 0
         self._frame = bytearray(HEADER_BYTES)
         self._lengths: list[int] = []
-        self._owners: list[Slot | int] = []
+        self._owners: list[Slot | int | Key] = []
         """Who names the copied entries, until they are moved: see moving.py."""
         self._from: array[int] = array("Q")
         """segment, offset and length of each, where it came from; then its new offset."""

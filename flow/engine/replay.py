@@ -14,7 +14,7 @@ from ..events import Delivered, Dropped, ValueStored
 from ..host import Files
 from ..log.keydir import rows_of
 from ..log.parts import Part, segment_name
-from ..log.position import pack, unpack
+from ..log.position import Position, pack, unpack
 from ..log.shortcut import Facts, Flow, Flows, Places, Shortcut, content_of
 from ..log.start import Recovery
 from ..log.values import Values
@@ -59,18 +59,20 @@ class Replay:
                 self.take_value(entry.number, number, offset, length)
             else:
                 self.take_fact(entry)
-                if kind in TOMBSTONES:
-                    self._bury(entry, number, length)
+                self._note(entry, Position(number, offset, length))
             at += length
             offset += length
 
-    def _bury(self, tombstone: Any, number: int, length: int) -> None:
-        dead = self.values.dead
-        if self._parts[number].is_merged:
-            dead.keep(number, length, first_of(tombstone))
-        elif isinstance(tombstone, Dropped):
-            # As when it was written.
-            dead.add_entry(number, length)
+    def _note(self, fact: Any, position: Position) -> None:
+        """Count a fact, or what it makes dead, as when it was written."""
+        if fact.__class__ in TOMBSTONES:
+            number, _, length = position
+            if self._parts[number].is_merged:
+                self.values.dead.keep(number, length, first_of(fact))
+            else:
+                self.values.dead.add_entry(number, length)
+        if fact.__class__ is not Dropped:
+            self.values.facts.note(fact, position)
 
     def _place(self, value: int, place: bytes) -> None:
         self.values.add(value, *next(unpack(place)))
@@ -80,8 +82,7 @@ class Replay:
         # In a merged file, no flow's records come before what removed an earlier flow of its name.
         for block in content_of(self._files, hint, Facts):
             assert isinstance(block, Facts)
-            for packed in block.entries:
-                self.take_fact(decode_entry(packed))
+            self.take_facts(block)
         for block in content_of(self._files, hint, Flows, Places):
             if isinstance(block, Flows):
                 for flow in block.each():
@@ -109,6 +110,14 @@ class Replay:
         count = value >> 8
         if count >= self.state.next_value:
             self.state.next_value = count + 1
+
+    def take_facts(self, block: Facts) -> None:
+        """Take in facts of a shortcut, and where they lie."""
+        for packed, position in block.each():
+            fact = decode_entry(packed)
+            self.take_fact(fact)
+            if position is not None and fact.__class__ is not Dropped:
+                self.values.facts.note(fact, position)
 
     def take_fact(self, fact: Any) -> None:
         """Take in an entry that is neither a record nor a value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from ..codec import encoder
-from ..events import Delivered, ValueStored
+from ..events import Delivered, Fact, Unprepared, ValueStored
 from ..index.table import Slot
 from ..limits import HISTORY_EVENTS_DEFAULT
 from ..log.frame import TABLE_ENTRY_BYTES
@@ -57,12 +57,16 @@ class Writer:
         self._add_records(turn, packs)
         end = len(self.frame)
         for fact in turn.facts:
-            self._entry(fact)
+            self.add_fact(fact)
         return start, end
 
-    def add_fact(self, fact: Delivered) -> None:
-        """Pack a fact that no command staged."""
-        self._entry(fact)
+    def add_fact(self, fact: Fact | Delivered) -> None:
+        """Pack a fact, and count what it makes dead."""
+        at, length = self._entry(fact)
+        if isinstance(fact, Unprepared):
+            # As with drops.
+            self._values.dead.add_entry(self._segment, length)
+        self._values.facts.note(fact, Position(self._segment, self._base + at, length))
 
     def _add_values(self, turn: Turn) -> None:
         frame, lengths, segment, base = self.frame, self._lengths, self._segment, self._base

@@ -63,7 +63,7 @@ class DeadBytes:
 
     def all_kept(self) -> list[tuple[int, int, int]]:
         """Return (file, bytes, first) of every file that has such entries."""
-        return [(file, *kept) for file, kept in self._kept.items()]
+        return [(file, kept.bytes, kept.first) for file, kept in self._kept.items()]
 
     def reset(
         self, counts: Iterable[tuple[int, int]], kept: Iterable[tuple[int, int, int]]

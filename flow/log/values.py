@@ -13,6 +13,7 @@ from ..errors import CorruptLog
 from ..events import ValueStored
 from ..limits import VALUE_CACHE_BYTES, VALUE_CACHE_ITEM_BYTES_MAX
 from .dead import DeadBytes
+from .facts import FactPlaces
 from .keydir import Keydir
 from .position import Position, unpack
 
@@ -51,6 +52,7 @@ class Values:
         self._recent_bytes = 0
         self.reads = 0
         self.dead = DeadBytes()
+        self.facts = FactPlaces(self.dead)
         self.elsewhere: Callable[[int], Position | None] = _nowhere
         """Where a value lies whose flow is not in memory, by its number."""
         self.take = self.keydir.take

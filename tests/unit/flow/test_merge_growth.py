@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardflow.flow import commands
+from shardflow.flow import commands, family
 from shardflow.flow.engine import choice, merge, upkeep
 from shardflow.flow.log import log as logs
 from support.checkpoints import Shard
+from support.engines import TYPE
+from support.merging import KIN, collect, post
 
 SEGMENT = 20_000
 
@@ -78,6 +80,41 @@ def test_a_file_that_stays_alive_does_not_keep_removals_for_ever(shard: Shard) -
     assert max(sizes) < 4 * SEGMENT, sizes
     shard.restart()
     assert len(shard.engine.state.table) == 40
+
+
+def test_prepared_children_are_dead_once_they_exist(shard: Shard) -> None:
+    data = b"x" * 1_000
+    ids = [f"c{number}" for number in range(100)]
+    children = [commands.NewFlow(i, None, TYPE, "queued", payload=data) for i in ids]
+    shard.ask(family.Prepare("t1", 1, KIN, children), family.Commit("t1"))
+    for flow_id in ids[:95]:
+        shard.end(flow_id)
+    shard.now_ms += 100_000
+    shard.ask(commands.RetentionCleanup(1_000))
+    assert log_bytes(shard) < 2 * SEGMENT
+    shard.restart()
+    assert len(shard.engine.state.table) == 5
+
+
+def test_what_other_shards_were_told_is_dead_once_they_know(shard: Shard) -> None:
+    engine = shard.engine
+    for number in range(1, 400):
+        post(engine, 1, 1, shard.now_ms, "x" * 200)
+        nothing = [family.Committed("nothing")]
+        shard.ask(family.Deliver(2, number, nothing), commands.PolicySet(TYPE, {}, False, None))
+        collect(engine, 1, number - 1, shard.now_ms)
+        if not number % 50:
+            assert log_bytes(shard) < 2 * SEGMENT
+    found = shard.restart()
+    assert found.state.families.outbox.last(1) == 399
+    assert found.state.families.seen == {2: 399}
+    found.upkeep.checkpoint()
+    post(found, 1, 1, shard.now_ms)
+    found = shard.restart()
+    assert found.restored.checkpoint is not None
+    collect(found, 1, 400, shard.now_ms)
+    shard.create("later")
+    shard.restart()
 
 
 def test_what_a_start_believes_of_removals_is_the_same_by_any_way(shard: Shard) -> None:
