@@ -13,6 +13,7 @@ from ..events import (
     Prepared,
     Received,
     RecordKey,
+    Trimmed,
     Unprepared,
     ValueKey,
 )
@@ -35,7 +36,7 @@ class Liveness:
         """Return who names an entry: a flow's slot, a value's number, minus the row of a cold flow,
         a fact's key; or whether anyone does.
 
-        `entry`: its outline. Tombstones (`Dropped`, `Unprepared`) are not asked for here: whether
+        `entry`: its outline. Tombstones (`Dropped` and its like) are not asked for here: whether
         they are needed depends on the files before them.
         """
         kind = entry.__class__
@@ -76,7 +77,7 @@ class Liveness:
         return families.outbox.cleared(fact.dest) == fact.number
 
 
-TOMBSTONES = frozenset((Dropped, Unprepared))
+TOMBSTONES = frozenset((Dropped, Trimmed, Unprepared))
 """Entries that say that earlier ones are dead."""
 
 

@@ -10,7 +10,7 @@ import msgspec
 from ..codec import decode_entry, decode_record
 from ..cold.store import Cold
 from ..errors import CorruptLog
-from ..events import Delivered, Dropped, ValueStored
+from ..events import Delivered, Dropped, Trimmed, ValueStored
 from ..host import Files
 from ..log.keydir import rows_of
 from ..log.parts import Part, segment_name
@@ -54,7 +54,7 @@ class Replay:
                 slot = load(entry, data)
                 slot.trail += pack(number, offset, length)
                 if len(slot.trail) > TRAIL_BYTES_MAX or entry.extras is not None:
-                    trim(slot, entry, values)
+                    values.drop(trim(slot, entry, values))
             elif kind is ValueStored:
                 self.take_value(entry.number, number, offset, length)
             else:
@@ -71,8 +71,7 @@ class Replay:
                 self.values.dead.keep(number, length, first_of(fact))
             else:
                 self.values.dead.add_entry(number, length)
-        if fact.__class__ is not Dropped:
-            self.values.facts.note(fact, position)
+        self.values.facts.note(fact, position)
 
     def _place(self, value: int, place: bytes) -> None:
         self.values.add(value, *next(unpack(place)))
@@ -102,7 +101,7 @@ class Replay:
             slot.spent = (slot.spent or []) + flow.spent
         slot.trail += flow.trail
         if len(slot.trail) > TRAIL_BYTES_MAX or record.extras is not None:
-            trim(slot, record, self.values)
+            self.values.drop(trim(slot, record, self.values))
 
     def take_value(self, value: int, number: int, offset: int, length: int) -> None:
         """Take in where a value lies."""
@@ -116,13 +115,15 @@ class Replay:
         for packed, position in block.each():
             fact = decode_entry(packed)
             self.take_fact(fact)
-            if position is not None and fact.__class__ is not Dropped:
+            if position is not None:
                 self.values.facts.note(fact, position)
 
     def take_fact(self, fact: Any) -> None:
         """Take in an entry that is neither a record nor a value."""
         if isinstance(fact, Dropped):
             self.loading.unload(fact)
+            self.values.drop(fact.values)
+        elif isinstance(fact, Trimmed):
             self.values.drop(fact.values)
         elif isinstance(fact, Delivered):
             self.state.families.outbox.clear(fact.dest, fact.number)

@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from ..events import Delivered, PolicyStored, Posted, Prepared, Received, Unprepared
+from ..events import (
+    Delivered,
+    Dropped,
+    PolicyStored,
+    Posted,
+    Prepared,
+    Received,
+    Trimmed,
+    Unprepared,
+)
 from .dead import DeadBytes
 from .position import Position, pack
 
 Key = tuple[str, str | int, int]
 """What a fact is about: of facts with the same key, the newest counts."""
+TOMBSTONES = (Dropped, Trimmed, Unprepared)
 _NOWHERE = pack(0, 0, 0)
 
 
@@ -31,6 +41,7 @@ class FactPlaces:
         """Take in a fact that comes next in the log, and count what it makes dead."""
         if isinstance(fact, Unprepared):
             self._drop(_key_of_prepared(fact.txn))
+        if isinstance(fact, TOMBSTONES):
             return
         key = key_of(fact)
         self._drop(key)

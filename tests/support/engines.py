@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from shardflow.flow.engine import engine as engines
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.limits import FRAME_BYTES_SOFT_MAX
 from shardflow.flow.machine.turn import Turn
-from shardflow.flow.record import Record
+from shardflow.flow.record import Record, numbers_of
 from shardflow.flow.replies import Data, Done, Events
 from shardflow.flow.settings import Settings
 from support.disks import KINDS, Disk, Loss, PowerLoss
@@ -61,6 +62,11 @@ batches = st.lists(ops, max_size=5)
 losses = st.builds(Loss, st.sampled_from(KINDS), st.integers(0, 2**16))
 
 
+def numbers_in(column: bytes) -> list[int]:
+    """Return the integers of a column of a keydir."""
+    return [int.from_bytes(column[at : at + 8], "little") for at in range(0, len(column), 8)]
+
+
 class Counting:
     """Entropy that never repeats itself and needs no chance."""
 
@@ -70,6 +76,10 @@ class Counting:
     def token_bytes(self, size: int) -> bytes:
         self._count += 1
         return self._count.to_bytes(size, "big")
+
+
+HISTORY = {"f": 2, "g": 1, "h": 1}
+"""How many events some flows keep, by id."""
 
 
 def value_of(flow_id: str, size: int | None) -> bytes | None:
@@ -85,7 +95,13 @@ def commands_for(op: tuple[Any, ...], records: list[Record]) -> list[Any]:
         wanted, size, idempotent = args
         items = [
             commands.NewFlow(
-                flow_id, key, TYPE, "queued", payload=value_of(flow_id, size), idempotent=idempotent
+                flow_id,
+                key,
+                TYPE,
+                "queued",
+                payload=value_of(flow_id, size),
+                history_max_events=HISTORY.get(flow_id),
+                idempotent=idempotent,
             )
             for key, flow_id in wanted
         ]
@@ -217,6 +233,16 @@ class EngineMachine(RuleBasedStateMachine):
         found = self.snapshot()
         assert found in allowed
         self.allowed = [found]
+        # None is left that nobody names.
+        named = Counter(
+            number
+            for slot in self.engine.state.table
+            if slot.record is not None
+            for number in numbers_of(slot.record, slot.spent)
+        )
+        keydir = self.engine.values.keydir
+        numbers, _, _ = keydir.columns(keydir.pages(), keydir.loose())
+        assert Counter(numbers_in(numbers)) == Counter(set(named))
 
     @invariant()
     def everything_reads_back(self) -> None:
@@ -228,7 +254,9 @@ class EngineMachine(RuleBasedStateMachine):
             assert isinstance(done, Done) and isinstance(told, Events)
             assert done.outcomes == [record]
             assert told.events is not None
-            assert [event.version for event in told.events] == [*range(1, record.version + 1)]
+            kept = min(record.version, record.history_max_events or record.version)
+            versions = [*range(record.version - kept + 1, record.version + 1)]
+            assert [event.version for event in told.events] == versions
             assert done.values is not None and done.values[0] is not None
             values = done.values[0]
             for data, size, number in (

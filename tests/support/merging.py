@@ -20,6 +20,7 @@ from shardflow.flow.log import log as logs
 from shardflow.flow.log import space
 from support.disks import Loss, PowerLoss
 from support.engines import (
+    HISTORY,
     RETENTION_MS,
     SHARDS,
     TYPE,
@@ -85,7 +86,14 @@ def family_command(engine: Engine, op: tuple[Any, ...], txn: str) -> Any:
     waiting = sorted(families.prepared)
     if verb == "prepare":
         children = [
-            commands.NewFlow(flow_id, key, TYPE, "queued", payload=value_of(flow_id, args[1]))
+            commands.NewFlow(
+                flow_id,
+                key,
+                TYPE,
+                "queued",
+                payload=value_of(flow_id, args[1]),
+                history_max_events=HISTORY.get(flow_id),
+            )
             for key, flow_id in args[0]
         ]
         return family.Prepare(txn, args[2], KIN, children)

@@ -9,6 +9,7 @@ import pytest
 from shardflow.flow import commands, family
 from shardflow.flow.engine.merge import Merge
 from shardflow.flow.log import log as logs
+from shardflow.flow.record import Record
 from support.checkpoints import Shard, small_slices
 from support.engines import TYPE
 from support.merging import KIN, collect, post
@@ -30,6 +31,14 @@ def fan_out(shard: Shard, txn: str, *ids: str, payload: bytes = b"payload") -> N
     """Prepare children, and commit them."""
     children = [commands.NewFlow(i, None, TYPE, "queued", payload=payload) for i in ids]
     shard.ask(family.Prepare(txn, 1, KIN, children), family.Commit(txn))
+
+
+def move(shard: Shard, flow_id: str, payload: bytes | None) -> None:
+    """Give a flow another version, and perhaps another payload."""
+    record = shard.record(flow_id)
+    to = commands.Move(flow_id, None, "queued", "queued", record.fencing_token, payload=payload)
+    (done,) = shard.ask(commands.Transition([to]))
+    assert isinstance(done.outcomes[0], Record), done
 
 
 def merge(shard: Shard, *numbers: int) -> None:
@@ -92,3 +101,37 @@ def test_a_merge_keeps_posts_until_the_log_knows_that_they_are_applied(shard: Sh
     assert shard.engine.upkeep.merges
     shard.restart()
     assert [number for number, _ in shard.engine.state.families.outbox.lane(1)] == [3]
+
+
+def test_a_value_that_a_history_has_lost_does_not_come_back(shard: Shard) -> None:
+    shard.create("a", history_max_events=1)
+    first = seal(shard)
+    move(shard, "a", None)
+    second = seal(shard)
+    merge(shard, first)
+    move(shard, "a", b"other")
+    merge(shard, second)
+    assert len(shard.engine.values) == 1
+    shard.restart()
+    assert len(shard.engine.values) == 1
+    merge(shard, seal(shard))
+    shard.restart()
+    assert len(shard.engine.values) == 1
+    shard.drop("a")
+    shard.restart()
+    assert len(shard.engine.values) == 0
+
+
+def test_that_a_value_is_lost_is_forgotten_once_no_file_can_hold_it(shard: Shard) -> None:
+    shard.create("a", "b", history_max_events=1)
+    first = seal(shard)
+    move(shard, "a", b"other")
+    second = seal(shard)
+    move(shard, "a", b"a third one")
+    merge(shard, second)
+    merge(shard, first)
+    assert shard.engine.values.dead.all_kept()
+    merge(shard, min(shard.engine.log.spans))
+    assert not shard.engine.values.dead.all_kept()
+    shard.restart()
+    assert len(shard.engine.values) == 2

@@ -100,8 +100,8 @@ def test_what_other_shards_were_told_is_dead_once_they_know(shard: Shard) -> Non
     engine = shard.engine
     for number in range(1, 400):
         post(engine, 1, 1, shard.now_ms, "x" * 200)
-        nothing = [family.Committed("nothing")]
-        shard.ask(family.Deliver(2, number, nothing), commands.PolicySet(TYPE, {}, False, None))
+        told = family.Deliver(2, number, [family.Committed("nothing")])
+        shard.ask(told, commands.PolicySet(TYPE, {"retention_ttl_ms": number}, False, None))
         collect(engine, 1, number - 1, shard.now_ms)
         if not number % 50:
             assert log_bytes(shard) < 2 * SEGMENT
