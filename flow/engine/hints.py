@@ -101,10 +101,15 @@ class Hint:
     def _run(self) -> Generator[bool]:
         number = self._span.part.number
         self._writer.add(Header("hint", self._state.settings.shard, [file_span(self._span)]))
-        for at, _, data, lengths in frames_of(self._log, self._span):
+        for frame in frames_of(self._log, self._span):
+            if frame is None:
+                yield True
+                continue
+            at, _, data, lengths = frame
             start = HEADER_BYTES
             for count, length in enumerate(lengths, 1):
-                self._take(data[start : start + length], Position(number, at + start, length))
+                entry = bytes(data[start : start + length])
+                self._take(entry, Position(number, at + start, length))
                 start += length
                 if count % MERGE_SLICE_ENTRIES == 0:
                     yield True

@@ -33,6 +33,10 @@ class DeadBytes:
         """Count an entry of a file by its length."""
         self.add_bytes(file, length)
 
+    def add_entries(self, file: int, count: int, size: int) -> None:
+        """Count so many entries of a file, by their bytes together."""
+        self.add_bytes(file, size)
+
     def add_bytes(self, file: int, count: int) -> None:
         """Count bytes of a file."""
         self._of_file[file] = self._of_file.get(file, 0) + count
