@@ -17,6 +17,7 @@ from itertools import pairwise
 from zlib import crc32
 
 from ..codec import decode_outline
+from ..cold.environment import ColdFull
 from ..cold.store import Cold
 from ..index.table import Slot
 from ..limits import (
@@ -81,6 +82,8 @@ class Merge:
         """Length and `first` of the tombstones in it."""
         self._steps = self._run()
         self.is_done = False
+        self.is_waiting = False
+        """Whether it can only go on once the disk has more room."""
         self.bytes_copied = 0
 
     @property
@@ -239,13 +242,25 @@ class Merge:
             new = Position(number, new_offset, length)
             self._mover.move(owner, old, new)
             if self._is_over(len(owner.trail) if isinstance(owner, Slot) else 0):
-                self._mover.flush()
+                yield from self._flush_moves()
                 yield True
-        self._mover.flush()
+        yield from self._flush_moves()
         self._owners.clear()
         for length, first in self._kept:
             self._values.dead.keep(number, length, first)
         self._values.dead.forget(source.part.number for source in self._sources)
+
+    def _flush_moves(self) -> Iterator[bool]:
+        """Move what is cold, once the disk has room for that."""
+        while True:
+            try:
+                self._mover.flush()
+            except ColdFull:
+                self.is_waiting = True
+                yield True
+            else:
+                self.is_waiting = False
+                return
 
 
 FrameRead = tuple[int, int, memoryview, Sequence[int]]

@@ -31,13 +31,15 @@ class Mover:
         self._numbers: list[tuple[int, bytes, bytes]] = []
         self._placed: dict[bytes, Position] = {}
         """Packed old places of what the next transaction moves → new places."""
+        self._strays: list[tuple[Position, Position]] = []
+        """Old and new places of records whose flows have changed places since."""
 
     def move(self, owner: Slot | int | Key, old: Position, new: Position) -> None:
         """Tell an owner that an entry lies elsewhere; if nobody has it any more, it is dead."""
         if isinstance(owner, Slot):
             is_moved = move_in_trail(owner, old, new)
             if not is_moved and self._cold is not None and not owner.version:
-                self._move_of(old, new)
+                self._strays.append((old, new))
                 return
         elif isinstance(owner, tuple):
             is_moved = self._values.facts.move(owner, old, new)
@@ -53,18 +55,27 @@ class Mover:
             self._values.dead.add(new)
 
     def flush(self) -> None:
-        """Move what is cold, in one transaction."""
-        if not self._placed:
-            return
+        """Move what is cold, in one transaction.
+
+        Raises:
+            ColdFull: the disk is full; it may be tried again later.
+        """
+        if self._placed:
+            self._move_cold()
+        while self._strays:
+            self._move_of(*self._strays[-1])
+            self._strays.pop()
+
+    def _move_cold(self) -> None:
         assert self._cold is not None
         moved = self._cold.move(self._rows, self._numbers)
-        left = [(old, self._placed[old]) for _, old, _ in self._rows if old not in moved]
+        for _, old, _ in self._rows:
+            if old not in moved:
+                self._strays.append((next(unpack(old)), self._placed[old]))
         for _, old, _ in self._numbers:
             if old not in moved:
                 self._values.dead.add(self._placed[old])
         self._rows, self._numbers, self._placed = [], [], {}
-        for packed, new in left:
-            self._move_of(next(unpack(packed)), new)
 
     def _note(
         self, moves: list[tuple[int, bytes, bytes]], owner: int, old: Position, new: Position

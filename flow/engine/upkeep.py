@@ -158,15 +158,14 @@ class Upkeep:
             self._job = self._choose_job()
         if self._job is None:
             return self._state.settings.upkeep and self._verify_on()
-        if isinstance(self._job, Merge):
+        job = self._job
+        if isinstance(job, Merge):
             if not self._settle():
                 return False
-            self._step_merge(self._job)
-        else:
-            job = self._job
-            self._step_shortcut(job)
-            return not (isinstance(job, Checkpoint) and job.is_waiting)
-        return True
+            self._step_merge(job)
+            return not job.is_waiting
+        self._step_shortcut(job)
+        return not (isinstance(job, Checkpoint) and job.is_waiting)
 
     def _verify_on(self) -> bool:
         """Verify a little of what the start has not read; return whether anything was left."""
@@ -184,8 +183,17 @@ class Upkeep:
         self._is_wanted = True
 
     def checkpoint(self) -> None:
-        """Write a checkpoint now, in one go, once what is under way is finished."""
+        """Write a checkpoint now, in one go, once what is under way is finished.
+
+        None is written while a merge waits for room on the disk.
+        """
         while self._job is not None:
+            if isinstance(self._job, Checkpoint):
+                self._job.wait()
+            elif not self.step():
+                return
+            else:
+                continue
             self.step()
         self._job = self._begin_checkpoint()
         while isinstance(self._job, Checkpoint):
