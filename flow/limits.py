@@ -94,6 +94,8 @@ MERGE_SLICE_ENTRIES: Final = 200
 """Entries that a merge copies, or whose new place it notes, in one slice..."""
 MERGE_SLICE_TRAIL_BYTES: Final = MIB
 """...which ends earlier past this much of the trails that have to be searched for them."""
+MERGE_CLOSE_SLICES: Final = 2_000
+"""On closing, a merge whose file has its place already is finished, unless it takes more slices."""
 SHORTCUT_SYNC_BYTES: Final = MIB
 """A checkpoint or a hint that is written is synced each time after so many bytes."""
 SHORTCUT_BLOCK_BYTES: Final = 256 * KIB

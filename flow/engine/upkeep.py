@@ -20,6 +20,7 @@ from ..limits import (
     CHECKPOINT_FLOW_BYTES,
     CHECKPOINT_GROWTH_RATIO,
     CHECKPOINT_LOG_BYTES,
+    MERGE_CLOSE_SLICES,
     MERGE_DEAD_RATIO,
     SEAL_BYTES_MIN,
 )
@@ -202,8 +203,8 @@ class Upkeep:
 
     def close(self) -> None:
         """End in order: with a checkpoint, if the next start is spared much by it."""
-        if isinstance(self._job, Merge) and not self._job.is_placed:
-            self._give_up()
+        if isinstance(self._job, Merge) and not self._end_merge(self._job):
+            return
         size = self._size or len(self._state.table) * CHECKPOINT_FLOW_BYTES
         if (
             self.tail_bytes >= CHECKPOINT_CLOSE_BYTES
@@ -211,6 +212,24 @@ class Upkeep:
         ):
             self.checkpoint()
         self.abandon()
+
+    def _end_merge(self, job: Merge) -> bool:
+        """Finish a merge that has got its place, or give it up; return whether that was in order.
+
+        The next start undoes one that is not finished. No checkpoint may say then where entries
+        lie, nor is an older one of use, because cold flows were told of it as well.
+        """
+        if not job.is_placed:
+            self._give_up()
+            return True
+        for _ in range(MERGE_CLOSE_SLICES):
+            if job is not self._job or job.is_waiting:
+                break
+            self._step_merge(job)
+        if job is not self._job:
+            return True
+        self._give_up()
+        return False
 
     def abandon(self) -> None:
         """Give up what is under way."""

@@ -10,10 +10,12 @@ import pytest
 
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.cold.environment import ColdFull
-from shardflow.flow.engine import Engine, merge
+from shardflow.flow.engine import Engine, merge, upkeep
 from shardflow.flow.engine.merge import Merge
+from shardflow.flow.log.parts import parts_in
+from shardflow.flow.log.recover import is_merge_undone
 from shardflow.flow.settings import Settings
-from support.checkpoints import Shard
+from support.checkpoints import Shard, shortcuts_on
 from support.disks import Disk
 from support.engines import RETENTION_MS, Counting
 from support.merging import small_files
@@ -91,6 +93,18 @@ def test_a_merge_waits_while_there_is_no_room_for_the_new_places_of_cold_flows(
     check(shard.engine)
 
 
+def test_closing_finishes_a_merge_that_cold_flows_were_told_of(
+    shard: Shard, tmp_path: Path
+) -> None:
+    placed(shard)
+    shard.engine.upkeep.step()
+    shard.engine.close()
+    assert not is_merge_undone(shard.disk, parts_in(shard.disk))
+    shard.engine = opened(shard.disk, tmp_path)
+    shard.run_upkeep()
+    check(shard.engine)
+
+
 def test_closing_gives_up_a_merge_that_waits(shard: Shard, tmp_path: Path) -> None:
     placed(shard)
     cold = shard.engine.cold
@@ -100,7 +114,9 @@ def test_closing_gives_up_a_merge_that_waits(shard: Shard, tmp_path: Path) -> No
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cold, "move", full)
+        patch.setattr(upkeep, "CHECKPOINT_CLOSE_BYTES", 1)
         shard.engine.close()
+    assert shortcuts_on(shard.disk) == [], "it would name places in a file that goes again"
     shard.engine = opened(shard.disk, tmp_path)
     shard.run_upkeep()
     check(shard.engine)
