@@ -51,6 +51,14 @@ class Dropped(Struct, array_like=True, frozen=True, tag_field="op", tag=4, gc=Fa
     """The segment that the flow's first record was written to; 0 = not known any more."""
 
 
+class Trimmed(Struct, array_like=True, frozen=True, tag_field="op", tag=10, gc=False):
+    """Values are gone that only events named which no history has any more."""
+
+    values: list[int]
+    first: int = 0
+    """The first segment that one of them may lie in, or in what has taken its place."""
+
+
 class Prepared(Struct, array_like=True, frozen=True, tag_field="op", tag=5, gc=False):
     """Children of a fan-out that are kept until its outcome is known."""
 
@@ -99,6 +107,7 @@ Entry = (
     | ValueStored
     | PolicyStored
     | Dropped
+    | Trimmed
     | Prepared
     | Unprepared
     | Posted
@@ -110,6 +119,7 @@ Outline = (
     | ValueKey
     | PolicyStored
     | Dropped
+    | Trimmed
     | Prepared
     | Unprepared
     | Posted

@@ -91,7 +91,11 @@ MERGE_FRAME_BYTES: Final = 256 * KIB
 MERGE_SYNC_BYTES: Final = MIB
 """A merge syncs each time after so many bytes, so that no sync takes long."""
 MERGE_SLICE_ENTRIES: Final = 200
-"""Entries that a merge copies, or whose new place it notes, in one slice."""
+"""Entries that a merge copies, or whose new place it notes, in one slice..."""
+MERGE_SLICE_TRAIL_BYTES: Final = MIB
+"""...which ends earlier past this much of the trails that have to be searched for them."""
+MERGE_CLOSE_SLICES: Final = 2_000
+"""On closing, a merge whose file has its place already is finished, unless it takes more slices."""
 SHORTCUT_SYNC_BYTES: Final = MIB
 """A checkpoint or a hint that is written is synced each time after so many bytes."""
 SHORTCUT_BLOCK_BYTES: Final = 256 * KIB
@@ -249,7 +253,9 @@ RESTARTS_MAX: Final = 3
 """Failed starts in a row after which a shard answers `ShardUnavailable`."""
 RESTART_BACKOFF_MS: Final = 100
 SWEEP_ITEMS_MAX: Final = 200
-"""Expired flows that a shard removes by itself in one batch."""
+"""Expired flows that a shard removes by itself in one batch..."""
+SWEEP_TRAIL_BYTES_MAX: Final = 256 * KIB
+"""...and no further one once their trails have this size: each event of a history is counted."""
 PROBE_KEYS_MAX: Final = 64
 """Claims up to this size over several shards are merged in exact order."""
 

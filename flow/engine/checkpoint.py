@@ -66,7 +66,7 @@ class Checkpoint:
             log.next_number,
             None if cold is None else cold.begin_sync(),
         )
-        self._facts = _facts_of(state)
+        self._facts = [(fact, values.facts.packed_place(fact)) for fact in _facts_of(state)]
         self._slots = state.table.slots()
         self._writer = ShortcutWriter(files, checkpoint_name(log.lsn))
         self._steps = self._run()
@@ -118,13 +118,16 @@ class Checkpoint:
         self._facts.reverse()
         while self._facts:
             entries: list[bytes] = []
+            places = b""
             size = 0
             while self._facts and len(entries) < SHORTCUT_SLICE_ITEMS:
-                entries.append(_encode(self._facts.pop()))
+                fact, place = self._facts.pop()
+                entries.append(_encode(fact))
+                places += place
                 size += len(entries[-1])
                 if size >= SHORTCUT_BLOCK_BYTES:
                     break
-            self._writer.add(Facts(entries))
+            self._writer.add(Facts(entries, places))
             yield True
 
     def _write_flows(self) -> Iterator[bool]:
@@ -164,6 +167,7 @@ class Checkpoint:
                 self._log.lsn,
                 self._log.epoch,
                 self._values.dead.all(),
+                self._values.dead.all_kept(),
             )
         )
 

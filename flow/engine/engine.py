@@ -255,14 +255,20 @@ class Engine:
             writer.add_fact(Delivered(dest, number))
         self._delivered.clear()
 
-    def _settle(self) -> None:
-        """Log what memory alone has: whoever copies one or the other finds both of one mind."""
+    def _settle(self) -> bool:
+        """Log what memory alone has: whoever copies one or the other finds both of one mind.
+
+        Return whether they are: on a full disk it has to wait.
+        """
         if self._delivered:
+            told = dict(self._delivered)
             writer = Writer(self.log, self.values)
             self._note_delivered(writer)
-            # On a full disk they may be left out: their posts are passed over a second time.
-            if self.log.has_room(writer.size):
-                writer.commit(sync=self._sync)
+            if not self.log.has_room(writer.size):
+                self._delivered = told
+                return False
+            writer.commit(sync=self._sync)
+        return True
 
     def collect(self, query: family.Collect, now_ms: int) -> family.Outbound | None:
         """Return what the courier is to do for this shard; None while there is nothing.

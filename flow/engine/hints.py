@@ -14,6 +14,7 @@ from ..codec import decode_entry
 from ..events import ValueStored
 from ..host import Files
 from ..limits import MERGE_SLICE_ENTRIES, SHORTCUT_BLOCK_BYTES, SHORTCUT_SLICE_ITEMS
+from ..log.dead import DeadBytes
 from ..log.frame import HEADER_BYTES
 from ..log.keydir import columns_of
 from ..log.log import Log
@@ -39,7 +40,7 @@ from ..log.start import UnusableError
 from ..log.values import Values
 from ..machine.state import ShardState
 from ..record import Record, value_numbers
-from .liveness import trail_index
+from .liveness import TOMBSTONES, first_of, trail_index
 from .merge import frames_of
 
 _NUMBER_BYTES = 4
@@ -74,12 +75,15 @@ class Hint:
         self._number = pack(merged.part.number, 0, 0)[:_NUMBER_BYTES]
         self._runs: dict[tuple[str | None, str], _Run] = {}
         self._facts: list[bytes] = []
+        self._fact_places = b""
         self._flows = Flows([], [], [], [])
         self._places: list[tuple[int, int, int, int]] = []
         self._size = 0
         self._count = 0
         self._dead_bytes = 0
         """What is left out of records and values."""
+        self._kept: list[tuple[int, int]] = []
+        """Length and `first` of the tombstones."""
         self._writer = ShortcutWriter(files, hint_name(merged.part))
         self._steps = self._run()
         self.is_done = False
@@ -97,10 +101,15 @@ class Hint:
     def _run(self) -> Generator[bool]:
         number = self._span.part.number
         self._writer.add(Header("hint", self._state.settings.shard, [file_span(self._span)]))
-        for at, _, data, lengths in frames_of(self._log, self._span):
+        for frame in frames_of(self._log, self._span):
+            if frame is None:
+                yield True
+                continue
+            at, _, data, lengths = frame
             start = HEADER_BYTES
             for count, length in enumerate(lengths, 1):
-                self._take(data[start : start + length], Position(number, at + start, length))
+                entry = bytes(data[start : start + length])
+                self._take(entry, Position(number, at + start, length))
                 start += length
                 if count % MERGE_SLICE_ENTRIES == 0:
                     yield True
@@ -109,7 +118,11 @@ class Hint:
         self._writer.sync()
         yield True
         self._dead_bytes += sum(run.size for run in self._runs.values())
-        self._writer.finish(End(0, self._count, dead=[(number, self._dead_bytes)]))
+        counted = DeadBytes()
+        counted.add_bytes(number, self._dead_bytes)
+        for length, first in self._kept:
+            counted.keep(number, length, first)
+        self._writer.finish(End(0, self._count, dead=counted.all(), kept=counted.all_kept()))
         yield True
         kept = {*checkpoints_in(self._files), *hints_of(self._log.spans.values())}
         remove_shortcuts(self._files, kept)
@@ -120,7 +133,10 @@ class Hint:
             self._take_record(entry, data, position)
         elif not isinstance(entry, ValueStored):
             self._facts.append(data)
+            self._fact_places += pack(*position)
             self._size += len(data)
+            if entry.__class__ in TOMBSTONES:
+                self._kept.append((len(data), first_of(entry)))
         elif self._values.place(entry.number) == position:
             number, offset, length = position
             self._places.append((entry.number, number, offset, length))
@@ -174,12 +190,13 @@ class Hint:
 
     def _flush(self) -> None:
         if self._facts:
-            self._writer.add(Facts(self._facts))
+            self._writer.add(Facts(self._facts, self._fact_places))
         if self._flows.records:
             self._writer.add(self._flows)
         if self._places:
             self._writer.add(Places(*columns_of(self._places)))
         self._facts, self._flows, self._places = [], Flows([], [], [], []), []
+        self._fact_places = b""
         self._size = 0
 
 

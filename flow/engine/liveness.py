@@ -13,10 +13,12 @@ from ..events import (
     Prepared,
     Received,
     RecordKey,
+    Trimmed,
     Unprepared,
     ValueKey,
 )
 from ..index.table import Slot
+from ..log.facts import Key, key_of
 from ..log.position import Position, pack
 from ..log.values import Values
 from ..machine.state import ShardState
@@ -30,11 +32,11 @@ class Liveness:
         self._values = values
         self._cold = cold
 
-    def owner_of(self, entry: Any, position: Position) -> Slot | int | bool:
-        """Return who names an entry: a flow's slot, a value's number, minus the row of a cold flow;
-        or whether anyone does.
+    def owner_of(self, entry: Any, position: Position) -> Slot | int | Key | bool:
+        """Return who names an entry: a flow's slot, a value's number, minus the row of a cold flow,
+        a fact's key; or whether anyone does.
 
-        `entry`: its outline. Tombstones (`Dropped`, `Unprepared`) are not asked for here: whether
+        `entry`: its outline. Tombstones (`Dropped` and its like) are not asked for here: whether
         they are needed depends on the files before them.
         """
         kind = entry.__class__
@@ -47,7 +49,12 @@ class Liveness:
         if kind is ValueKey:
             number: int = entry.number
             return number if self._values.place(number) == position else False
-        return self._is_current(entry)
+        key = key_of(entry)
+        place = self._values.facts.place(key)
+        if place is None:
+            # A checkpoint of an older version does not say where facts lie.
+            return self._is_current(entry)
+        return key if place == position else False
 
     def _row_of(self, record: RecordKey, position: Position) -> int | bool:
         if self._cold is None:
@@ -70,8 +77,14 @@ class Liveness:
         return families.outbox.cleared(fact.dest) == fact.number
 
 
-TOMBSTONES = frozenset((Dropped, Unprepared))
+TOMBSTONES = frozenset((Dropped, Trimmed, Unprepared))
 """Entries that say that earlier ones are dead."""
+
+
+def first_of(tombstone: Any) -> int:
+    """Return the first segment that may hold what a tombstone has killed."""
+    first: int = getattr(tombstone, "first", 0)
+    return first
 
 
 def trail_index(trail: bytes, position: Position) -> int:

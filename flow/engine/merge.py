@@ -14,19 +14,26 @@ from __future__ import annotations
 from array import array
 from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
+from zlib import crc32
 
 from ..codec import decode_outline
+from ..cold.environment import ColdFull
 from ..cold.store import Cold
-from ..events import Dropped
 from ..index.table import Slot
-from ..limits import MERGE_FRAME_BYTES, MERGE_SLICE_ENTRIES, MERGE_SYNC_BYTES
-from ..log.frame import HEADER_BYTES, entry_lengths, read_header, seal
+from ..limits import (
+    MERGE_FRAME_BYTES,
+    MERGE_SLICE_ENTRIES,
+    MERGE_SLICE_TRAIL_BYTES,
+    MERGE_SYNC_BYTES,
+)
+from ..log.facts import Key
+from ..log.frame import HEADER_BYTES, entry_lengths, header_crc, read_header, seal
 from ..log.log import Log
 from ..log.parts import END, RANGE, Part, Span
 from ..log.position import Position
 from ..log.values import Values
 from ..machine.state import ShardState
-from .liveness import TOMBSTONES, Liveness
+from .liveness import TOMBSTONES, Liveness, first_of
 from .moving import Mover
 
 
@@ -66,12 +73,17 @@ class Merge:
         self._frames = 0
         self._frame = bytearray(HEADER_BYTES)
         self._lengths: list[int] = []
-        self._owners: list[Slot | int] = []
+        self._slice_entries = self._slice_trail_bytes = 0
+        self._owners: list[Slot | int | Key] = []
         """Who names the copied entries, until they are moved: see moving.py."""
         self._from: array[int] = array("Q")
         """segment, offset and length of each, where it came from; then its new offset."""
+        self._kept: list[tuple[int, int]] = []
+        """Length and `first` of the tombstones in it."""
         self._steps = self._run()
         self.is_done = False
+        self.is_waiting = False
+        """Whether it can only go on once the disk has more room."""
         self.bytes_copied = 0
 
     @property
@@ -109,11 +121,10 @@ class Merge:
         for source in self._sources:
             yield from self._copy(source)
         self._flush()
-        self._finish()
-        yield True
+        yield from self._finish()
         self._log.add_part(self._span)
         yield from self._move()
-        self._log.remove_parts(source.part for source in self._sources)
+        yield from self._log.remove_parts([source.part for source in self._sources])
         yield True
 
     # ---- copying ----
@@ -125,24 +136,41 @@ class Merge:
 
     def _copy(self, source: Span) -> Iterator[bool]:
         number = source.part.number
-        for at, header_lsn, data, lengths in frames_of(self._log, source):
-            offset = at + HEADER_BYTES
+        for frame in frames_of(self._log, source):
+            if frame is None:
+                yield True
+                continue
+            at, header_lsn, data, lengths = frame
             start = HEADER_BYTES
-            for count, length in enumerate(lengths, 1):
-                entry_bytes = data[start : start + length]
-                self._take(entry_bytes, Position(number, offset, length), header_lsn)
-                offset += length
+            for length in lengths:
+                position = Position(number, at + start, length)
+                self._take(bytes(data[start : start + length]), position, header_lsn)
                 start += length
+                is_over = self._is_over()
                 if len(self._frame) >= MERGE_FRAME_BYTES:
-                    self._flush()
-                if count % MERGE_SLICE_ENTRIES == 0:
+                    is_over |= self._flush()
+                if is_over:
                     yield True
             yield True
+
+    def _is_over(self, trail_bytes: int = 0) -> bool:
+        """Count an entry; return whether the slice has had enough of them."""
+        self._slice_entries += 1
+        self._slice_trail_bytes += trail_bytes
+        is_over = (
+            self._slice_entries >= MERGE_SLICE_ENTRIES
+            or self._slice_trail_bytes >= MERGE_SLICE_TRAIL_BYTES
+        )
+        if is_over:
+            self._slice_entries = self._slice_trail_bytes = 0
+        return is_over
 
     def _take(self, data: bytes, position: Position, lsn: int) -> None:
         entry = decode_outline(data)
         if entry.__class__ in TOMBSTONES:
-            if self._is_needed(entry.first if isinstance(entry, Dropped) else 0, lsn):
+            first = first_of(entry)
+            if self._is_needed(first, lsn):
+                self._kept.append((len(data), first))
                 self._append(data)
             return
         owner = self._live.owner_of(entry, position)
@@ -152,6 +180,8 @@ class Merge:
             self._owners.append(owner)
             new_offset = self._offset + len(self._frame)
             self._from.extend((position.segment, position.offset, position.length, new_offset))
+            if isinstance(owner, Slot):
+                self._slice_trail_bytes += len(owner.trail)
         self._append(data)
 
     def _is_needed(self, first: int, lsn: int) -> bool:
@@ -165,10 +195,13 @@ class Merge:
         self._frame += data
         self._lengths.append(len(data))
 
-    def _flush(self) -> None:
-        """Write the frame that is being filled, and now and then sync, a little at a time."""
+    def _flush(self) -> bool:
+        """Write the frame that is being filled, and now and then sync, a little at a time.
+
+        Return whether it has: then the slice has been long enough.
+        """
         if not self._lengths:
-            return
+            return False
         span = self._span
         seal(self._frame, self._lengths, span.last_lsn, span.last_lsn, span.epoch)
         self._handle.pwrite(self._frame, self._offset)
@@ -178,13 +211,16 @@ class Merge:
         self._frames += 1
         self._frame = bytearray(HEADER_BYTES)
         self._lengths = []
-        if self._unsynced >= MERGE_SYNC_BYTES:
-            self._handle.sync()
-            self._unsynced = 0
+        if self._unsynced < MERGE_SYNC_BYTES:
+            return False
+        self._handle.sync()
+        self._unsynced = 0
+        return True
 
-    def _finish(self) -> None:
+    def _finish(self) -> Iterator[bool]:
         """Give the file its end: it is on disk, whole, before it has one."""
         self._handle.sync()
+        yield True
         # What was left out is dead because of what came later, which under relaxed durability need
         # not be on disk yet.
         self._log.sync()
@@ -193,6 +229,7 @@ class Merge:
         self._handle.sync()
         self._span = self._span._replace(size=self._offset)
         self._handle.close()
+        yield True
 
     # ---- moving ----
 
@@ -204,28 +241,55 @@ class Merge:
             old = Position(segment, offset, length)
             new = Position(number, new_offset, length)
             self._mover.move(owner, old, new)
-            if index % MERGE_SLICE_ENTRIES == MERGE_SLICE_ENTRIES - 1:
-                self._mover.flush()
+            if self._is_over(len(owner.trail) if isinstance(owner, Slot) else 0):
+                yield from self._flush_moves()
                 yield True
-        self._mover.flush()
+        yield from self._flush_moves()
         self._owners.clear()
+        for length, first in self._kept:
+            self._values.dead.keep(number, length, first)
         self._values.dead.forget(source.part.number for source in self._sources)
 
+    def _flush_moves(self) -> Iterator[bool]:
+        """Move what is cold, once the disk has room for that."""
+        while True:
+            try:
+                self._mover.flush()
+            except ColdFull:
+                self.is_waiting = True
+                yield True
+            else:
+                self.is_waiting = False
+                return
 
-def frames_of(log: Log, source: Span) -> Iterator[tuple[int, int, bytes, Sequence[int]]]:
-    """Yield (offset, LSN, bytes, lengths of the entries) of a file's frames, the marks left out."""
+
+FrameRead = tuple[int, int, memoryview, Sequence[int]]
+"""Offset, LSN, bytes, lengths of the entries."""
+
+
+def frames_of(log: Log, source: Span) -> Iterator[FrameRead | None]:
+    """Yield a file's frames, the marks left out; None in the middle of one that takes long."""
     at = 0
     number = source.part.number
     while at < source.size:
         head = log.read_bytes(number, at, HEADER_BYTES)
-        body_bytes = int.from_bytes(head[8:12], "little")
-        data = log.read_bytes(number, at, HEADER_BYTES + body_bytes)
+        size = HEADER_BYTES + int.from_bytes(head[8:12], "little")
+        if at + size > source.size:
+            raise log.corrupt(Position(number, at, 0), "a frame is damaged")
+        data = bytearray(size)
+        data[:HEADER_BYTES] = head
+        crc = header_crc(head)
+        for start in range(HEADER_BYTES, size, MERGE_SYNC_BYTES):
+            if start > HEADER_BYTES:
+                yield None
+            piece = log.read_bytes(number, at + start, min(MERGE_SYNC_BYTES, size - start))
+            data[start : start + len(piece)] = piece
+            crc = crc32(piece, crc)
         view = memoryview(data)
-        header = read_header(view, 0)
+        header = read_header(view, 0, crc)
         if header is None:
             raise log.corrupt(Position(number, at, 0), "a frame is damaged")
-        size = HEADER_BYTES + header.body_bytes
         is_mark = source.part.is_merged and (at == 0 or at + size == source.size)
         if not is_mark:
-            yield at, header.lsn, data, entry_lengths(view, 0, header)
+            yield at, header.lsn, view, entry_lengths(view, 0, header)
         at += size

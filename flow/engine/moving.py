@@ -1,6 +1,7 @@
 """Moving: after a merge has copied an entry, whoever names it is told where it lies now.
 
-Owners are a flow's slot, the number of a value, or, below zero, the row of a cold flow. Between
+Owners are a flow's slot, a fact's key, the number of a value, or, below zero, the row of a cold
+flow. Between
 the copying and the moving a flow may have become cold, or hot again. Then what was copied is read
 once more, to see whose it is.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from ..codec import decode_record
 from ..cold.store import Cold
 from ..index.table import Slot
+from ..log.facts import Key
 from ..log.log import Log
 from ..log.position import POSITION_BYTES, Position, pack, unpack
 from ..log.values import Values
@@ -29,14 +31,18 @@ class Mover:
         self._numbers: list[tuple[int, bytes, bytes]] = []
         self._placed: dict[bytes, Position] = {}
         """Packed old places of what the next transaction moves → new places."""
+        self._strays: list[tuple[Position, Position]] = []
+        """Old and new places of records whose flows have changed places since."""
 
-    def move(self, owner: Slot | int, old: Position, new: Position) -> None:
+    def move(self, owner: Slot | int | Key, old: Position, new: Position) -> None:
         """Tell an owner that an entry lies elsewhere; if nobody has it any more, it is dead."""
         if isinstance(owner, Slot):
             is_moved = move_in_trail(owner, old, new)
             if not is_moved and self._cold is not None and not owner.version:
-                self._move_of(old, new)
+                self._strays.append((old, new))
                 return
+        elif isinstance(owner, tuple):
+            is_moved = self._values.facts.move(owner, old, new)
         elif owner < 0:
             self._note(self._rows, -owner, old, new)
             return
@@ -49,18 +55,27 @@ class Mover:
             self._values.dead.add(new)
 
     def flush(self) -> None:
-        """Move what is cold, in one transaction."""
-        if not self._placed:
-            return
+        """Move what is cold, in one transaction.
+
+        Raises:
+            ColdFull: the disk is full; it may be tried again later.
+        """
+        if self._placed:
+            self._move_cold()
+        while self._strays:
+            self._move_of(*self._strays[-1])
+            self._strays.pop()
+
+    def _move_cold(self) -> None:
         assert self._cold is not None
         moved = self._cold.move(self._rows, self._numbers)
-        left = [(old, self._placed[old]) for _, old, _ in self._rows if old not in moved]
+        for _, old, _ in self._rows:
+            if old not in moved:
+                self._strays.append((next(unpack(old)), self._placed[old]))
         for _, old, _ in self._numbers:
             if old not in moved:
                 self._values.dead.add(self._placed[old])
         self._rows, self._numbers, self._placed = [], [], {}
-        for packed, new in left:
-            self._move_of(next(unpack(packed)), new)
 
     def _note(
         self, moves: list[tuple[int, bytes, bytes]], owner: int, old: Position, new: Position

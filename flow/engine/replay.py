@@ -10,11 +10,11 @@ import msgspec
 from ..codec import decode_entry, decode_record
 from ..cold.store import Cold
 from ..errors import CorruptLog
-from ..events import Delivered, Dropped, ValueStored
+from ..events import Delivered, Dropped, Trimmed, ValueStored
 from ..host import Files
 from ..log.keydir import rows_of
 from ..log.parts import Part, segment_name
-from ..log.position import pack, unpack
+from ..log.position import Position, pack, unpack
 from ..log.shortcut import Facts, Flow, Flows, Places, Shortcut, content_of
 from ..log.start import Recovery
 from ..log.values import Values
@@ -22,6 +22,7 @@ from ..machine.loading import Loading
 from ..machine.state import ShardState
 from ..record import Record
 from ..settings import Settings
+from .liveness import TOMBSTONES, first_of
 from .writer import TRAIL_BYTES_MAX, trim
 
 
@@ -53,16 +54,24 @@ class Replay:
                 slot = load(entry, data)
                 slot.trail += pack(number, offset, length)
                 if len(slot.trail) > TRAIL_BYTES_MAX or entry.extras is not None:
-                    trim(slot, entry, values)
+                    values.drop(trim(slot, entry, values))
             elif kind is ValueStored:
                 self.take_value(entry.number, number, offset, length)
             else:
                 self.take_fact(entry)
-                if kind is Dropped and not self._parts[number].is_merged:
-                    # As when it was written; those in merged files are needed.
-                    values.dead.add_bytes(number, length)
+                self._note(entry, Position(number, offset, length))
             at += length
             offset += length
+
+    def _note(self, fact: Any, position: Position) -> None:
+        """Count a fact, or what it makes dead, as when it was written."""
+        if fact.__class__ in TOMBSTONES:
+            number, _, length = position
+            if self._parts[number].is_merged:
+                self.values.dead.keep(number, length, first_of(fact))
+            else:
+                self.values.dead.add_entry(number, length)
+        self.values.facts.note(fact, position)
 
     def _place(self, value: int, place: bytes) -> None:
         self.values.add(value, *next(unpack(place)))
@@ -72,8 +81,7 @@ class Replay:
         # In a merged file, no flow's records come before what removed an earlier flow of its name.
         for block in content_of(self._files, hint, Facts):
             assert isinstance(block, Facts)
-            for packed in block.entries:
-                self.take_fact(decode_entry(packed))
+            self.take_facts(block)
         for block in content_of(self._files, hint, Flows, Places):
             if isinstance(block, Flows):
                 for flow in block.each():
@@ -83,6 +91,8 @@ class Replay:
                     self.take_value(*row)
         for number, count in hint.end.dead:
             self.values.dead.add_bytes(number, count)
+        for number, count, first in hint.end.kept:
+            self.values.dead.keep_bytes(number, count, first)
 
     def _take_run(self, flow: Flow) -> None:
         record = decode_record(flow.packed)
@@ -91,7 +101,7 @@ class Replay:
             slot.spent = (slot.spent or []) + flow.spent
         slot.trail += flow.trail
         if len(slot.trail) > TRAIL_BYTES_MAX or record.extras is not None:
-            trim(slot, record, self.values)
+            self.values.drop(trim(slot, record, self.values))
 
     def take_value(self, value: int, number: int, offset: int, length: int) -> None:
         """Take in where a value lies."""
@@ -100,10 +110,20 @@ class Replay:
         if count >= self.state.next_value:
             self.state.next_value = count + 1
 
+    def take_facts(self, block: Facts) -> None:
+        """Take in facts of a shortcut, and where they lie."""
+        for packed, position in block.each():
+            fact = decode_entry(packed)
+            self.take_fact(fact)
+            if position is not None:
+                self.values.facts.note(fact, position)
+
     def take_fact(self, fact: Any) -> None:
         """Take in an entry that is neither a record nor a value."""
         if isinstance(fact, Dropped):
             self.loading.unload(fact)
+            self.values.drop(fact.values)
+        elif isinstance(fact, Trimmed):
             self.values.drop(fact.values)
         elif isinstance(fact, Delivered):
             self.state.families.outbox.clear(fact.dest, fact.number)

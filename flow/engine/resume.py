@@ -26,6 +26,7 @@ from ..events import ValueStored
 from ..host import Files
 from ..index.cold import ColdSlot
 from ..index.table import Slot
+from ..log.facts import key_of
 from ..log.keydir import rows_of
 from ..log.parts import Part
 from ..log.position import POSITION_BYTES, Position, pack, unpack
@@ -33,6 +34,7 @@ from ..log.shortcut import Facts, Flows, Places, Shortcut, content_of
 from ..log.start import Recovery, UnusableError
 from ..record import Record, value_numbers
 from ..settings import Settings
+from .liveness import TOMBSTONES, first_of
 from .replay import Replay
 
 
@@ -51,6 +53,8 @@ class Resume(Replay):
         """Rows and values of cold flows that lie elsewhere: row or number, old place, new one."""
         self._dead_copies: list[tuple[int, int]] = []
         """(file, bytes) of what merged files hold that was dead when they got their place."""
+        self._kept: list[tuple[int, int, int]] = []
+        """(file, bytes, first) of the removals in them."""
 
     def take(
         self, raw: bytes, at: int, number: int, offset: int, lengths: Sequence[int], lsn: int
@@ -88,8 +92,7 @@ class Resume(Replay):
                 elif isinstance(block, Places):
                     self.values.keydir.load(tuple(msgspec.structs.astuple(block)))
                 else:
-                    for packed in block.entries:
-                        self.take_fact(decode_entry(packed))
+                    self.take_facts(block)
         except msgspec.MsgspecError as error:
             raise UnusableError(f"{self._checkpoint.name} cannot be read: {error}") from error
 
@@ -105,7 +108,7 @@ class Resume(Replay):
     def take_hint(self, hint: Shortcut) -> None:
         """Note where what a merged file holds lies now."""
         self.load()
-        for block in content_of(self._files, hint, Flows, Places):
+        for block in content_of(self._files, hint, Facts, Flows, Places):
             if isinstance(block, Flows):
                 for packed, trail, _, _ in block.each():
                     record = decode_record(packed)
@@ -115,15 +118,24 @@ class Resume(Replay):
             elif isinstance(block, Places):
                 for number, *place in rows_of(msgspec.structs.astuple(block)):
                     self._repoint_value(number, Position(*place))
+            else:
+                for packed, at in block.each():
+                    if at is not None:
+                        self._repoint_fact(decode_entry(packed), at)
             self.state.table.pack()
             self._move_cold()
         self._dead_copies += hint.end.dead
+        self._kept += hint.end.kept
 
     def _repoint(self, entry: object, position: Position) -> None:
         if isinstance(entry, Record):
             self._repoint_record(entry, entry.version, position)
         elif isinstance(entry, ValueStored):
             self._repoint_value(entry.number, position)
+        elif entry.__class__ in TOMBSTONES:
+            self._kept.append((position.segment, position.length, first_of(entry)))
+        else:
+            self._repoint_fact(entry, position)
 
     def _repoint_record(self, record: Record, version: int, position: Position) -> None:
         """Note where one of a flow's records lies now, if the flow has it."""
@@ -152,6 +164,17 @@ class Resume(Replay):
             self._dead_copies.append((position.segment, position.length))
         else:
             self.values.move(number, old, position)
+
+    def _repoint_fact(self, fact: object, position: Position) -> None:
+        """Note where a fact lies now, if it still counts."""
+        if fact.__class__ in TOMBSTONES:
+            return  # Counted in another way.
+        key = key_of(fact)
+        old = self.values.facts.place(key)
+        if old is None or not self._is_covered(old, position):
+            self._dead_copies.append((position.segment, position.length))
+        else:
+            self.values.facts.move(key, old, position)
 
     def _repoint_row(
         self, slot: ColdSlot, record: Record, version: int, position: Position
@@ -208,9 +231,11 @@ class Resume(Replay):
                 f"there were {end.flows} with {end.values}"
             )
         self.state.buried.clear()
-        self.values.dead.reset(end.dead)
+        self.values.dead.reset(end.dead, end.kept)
         for number, count in self._dead_copies:
             self.values.dead.add_bytes(number, count)
+        for number, count, first in self._kept:
+            self.values.dead.keep_bytes(number, count, first)
 
     def finish(self, recovered: Recovery) -> None:
         """Make all indexes true, and forget what was dead of files that are no more."""
@@ -220,4 +245,5 @@ class Resume(Replay):
             self.values.bury(trail)
         self.state.buried.clear()
         there = {*recovered.spans, recovered.segment}
-        dead.forget([number for number, _ in dead.all() if number not in there])
+        known = [number for number, *_ in [*dead.all(), *dead.all_kept()]]
+        dead.forget([number for number in known if number not in there])

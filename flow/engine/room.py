@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from errno import errorcode
 
 from ..codec import encoder
@@ -11,9 +12,12 @@ from ..limits import DISK_FLOOR_BYTES, DISK_RETRY_MS, SHARDS_MAX
 from ..log.frame import TABLE_ENTRY_BYTES
 from ..log.log import Log
 from ..machine.turn import Turn
+from ..record import Record, value_numbers
 from ..replies import Rejected, reject
 
 _encode = encoder.encode
+_NUMBER_BYTES_MAX = 9
+_TRIMMED_OVERHEAD_BYTES = 24
 _VALUE_OVERHEAD_BYTES = 32
 """What a value's entry holds beside its bytes, at most."""
 _DELIVERED_BYTES_MAX = SHARDS_MAX * 32
@@ -39,8 +43,15 @@ def _size(turn: Turn) -> int:
     return (
         sum(len(_encode(entry)) for entry in entries)
         + sum(len(data) + _VALUE_OVERHEAD_BYTES for _, data in turn.values)
+        + sum(_trimmed_size(slot.spent, slot.record) for slot, _ in turn.puts)
         + TABLE_ENTRY_BYTES * (len(entries) + len(turn.values))
     )
+
+
+def _trimmed_size(spent: Sequence[object] | None, record: Record | None) -> int:
+    """Return what it takes at most to say which values a history forgets."""
+    count = len(spent or ()) + (0 if record is None else len(list(value_numbers(record))))
+    return _TRIMMED_OVERHEAD_BYTES + _NUMBER_BYTES_MAX * count if count else 0
 
 
 def no_room(log: Log) -> Rejected:

@@ -10,7 +10,6 @@ is read on top of it has every frame of its own, in the order in which they were
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 from ..cold.verify import verify
 from ..host import Files
@@ -21,14 +20,14 @@ from ..limits import (
     CHECKPOINT_FLOW_BYTES,
     CHECKPOINT_GROWTH_RATIO,
     CHECKPOINT_LOG_BYTES,
+    MERGE_CLOSE_SLICES,
     MERGE_DEAD_RATIO,
-    MERGE_FILES_MIN,
     SEAL_BYTES_MIN,
-    SEGMENT_BYTES,
 )
 from ..log.log import Log
 from ..log.parts import Span
 from .checkpoint import Checkpoint
+from .choice import Choice
 from .hints import Hint
 from .merge import Merge
 from .project import Projector
@@ -40,14 +39,15 @@ class Upkeep:
     """At most one job at a time. Nothing is lost if the process ends at any point of it."""
 
     def __init__(
-        self, files: Files, log: Log, restored: Restored, settle: Callable[[], None]
+        self, files: Files, log: Log, restored: Restored, settle: Callable[[], bool]
     ) -> None:
-        """`settle`: writes to the log what memory alone has."""
+        """`settle`: writes to the log what memory alone has; False: there is no room for it."""
         self._files = files
         self._log = log
         self._state = restored.state
         self._values = restored.values
         self._settle = settle
+        self._choice = Choice(log, restored.values.dead)
         self._cold = cold = restored.cold
         self._projector = (
             None if cold is None else Projector(log, restored.state, restored.values, cold)
@@ -159,14 +159,14 @@ class Upkeep:
             self._job = self._choose_job()
         if self._job is None:
             return self._state.settings.upkeep and self._verify_on()
-        if isinstance(self._job, Merge):
-            self._settle()
-            self._step_merge(self._job)
-        else:
-            job = self._job
-            self._step_shortcut(job)
-            return not (isinstance(job, Checkpoint) and job.is_waiting)
-        return True
+        job = self._job
+        if isinstance(job, Merge):
+            if not self._settle():
+                return False
+            self._step_merge(job)
+            return not job.is_waiting
+        self._step_shortcut(job)
+        return not (isinstance(job, Checkpoint) and job.is_waiting)
 
     def _verify_on(self) -> bool:
         """Verify a little of what the start has not read; return whether anything was left."""
@@ -184,8 +184,17 @@ class Upkeep:
         self._is_wanted = True
 
     def checkpoint(self) -> None:
-        """Write a checkpoint now, in one go, once what is under way is finished."""
+        """Write a checkpoint now, in one go, once what is under way is finished.
+
+        None is written while a merge waits for room on the disk.
+        """
         while self._job is not None:
+            if isinstance(self._job, Checkpoint):
+                self._job.wait()
+            elif not self.step():
+                return
+            else:
+                continue
             self.step()
         self._job = self._begin_checkpoint()
         while isinstance(self._job, Checkpoint):
@@ -194,8 +203,8 @@ class Upkeep:
 
     def close(self) -> None:
         """End in order: with a checkpoint, if the next start is spared much by it."""
-        if isinstance(self._job, Merge) and not self._job.is_placed:
-            self._give_up()
+        if isinstance(self._job, Merge) and not self._end_merge(self._job):
+            return
         size = self._size or len(self._state.table) * CHECKPOINT_FLOW_BYTES
         if (
             self.tail_bytes >= CHECKPOINT_CLOSE_BYTES
@@ -203,6 +212,24 @@ class Upkeep:
         ):
             self.checkpoint()
         self.abandon()
+
+    def _end_merge(self, job: Merge) -> bool:
+        """Finish a merge that has got its place, or give it up; return whether that was in order.
+
+        The next start undoes one that is not finished. No checkpoint may say then where entries
+        lie, nor is an older one of use, because cold flows were told of it as well.
+        """
+        if not job.is_placed:
+            self._give_up()
+            return True
+        for _ in range(MERGE_CLOSE_SLICES):
+            if job is not self._job or job.is_waiting:
+                break
+            self._step_merge(job)
+        if job is not self._job:
+            return True
+        self._give_up()
+        return False
 
     def abandon(self) -> None:
         """Give up what is under way."""
@@ -221,10 +248,13 @@ class Upkeep:
             return None
         if self._may_seal:
             self._log.rotate()
-        sources = self._choose()
-        if sources and self._log.space.has_room(sum(map(self._live_bytes, sources))):
-            self._settle()
-            return Merge(self._log, self._state, self._values, sources, self._cold)
+        self._looked_at = self._seen
+        sources = self._choice.sources(self._begin)
+        if sources and self._log.space.has_room(self._choice.live_bytes(sources)):
+            if self._settle():
+                return Merge(self._log, self._state, self._values, sources, self._cold)
+            self._looked_at = (-1, -1)
+            return None
         if self._must_free():
             return self._begin_checkpoint()
         return None
@@ -311,57 +341,8 @@ class Upkeep:
         return {
             "files": len(spans) + 1,
             "log_bytes": sum(span.size for span in spans) + self._log.position[1],
-            "dead_bytes": sum(self._values.dead.of(span.part.number) for span in spans),
+            "dead_bytes": self._choice.dead_bytes(),
             "merges": self.merges,
             "merged_bytes": self.bytes_copied,
             "checkpoints": self.checkpoints,
         }
-
-    def dead_ratio(self, span: Span) -> float:
-        """Return how much of a file nobody needs any more, 0 to 1."""
-        return self._values.dead.of(span.part.number) / max(1, span.size)
-
-    def _choose(self) -> list[Span]:
-        """Return neighbours to merge: those with much that is dead, or many small files."""
-        self._looked_at = self._seen
-        spans = sorted(
-            (s for s in self._log.spans.values() if not self._begin or s.part.last < self._begin),
-            key=lambda span: span.part.first,
-        )
-        worst = max(spans, key=self.dead_ratio, default=None)
-        if worst is not None and self.dead_ratio(worst) >= MERGE_DEAD_RATIO:
-            return self._around(spans, spans.index(worst))
-        for run in self._runs(spans):
-            if len(run) >= MERGE_FILES_MIN:
-                return run
-        return []
-
-    def _live_bytes(self, span: Span) -> int:
-        return max(0, span.size - self._values.dead.of(span.part.number))
-
-    def _around(self, spans: list[Span], at: int) -> list[Span]:
-        """Return a file with its neighbours that are half dead too, up to a segment's size."""
-        first = last = at
-        size = self._live_bytes(spans[at])
-        for step in (1, -1):
-            place = at + step
-            while 0 <= place < len(spans) and self.dead_ratio(spans[place]) >= MERGE_DEAD_RATIO:
-                size += self._live_bytes(spans[place])
-                if size > SEGMENT_BYTES:
-                    break
-                first, last = min(first, place), max(last, place)
-                place += step
-        return spans[first : last + 1]
-
-    def _runs(self, spans: list[Span]) -> list[list[Span]]:
-        """Return the runs of neighbours that would fit into one segment together."""
-        runs: list[list[Span]] = []
-        for span in spans:
-            run = runs[-1] if runs else []
-            size = sum(map(self._live_bytes, run)) + self._live_bytes(span)
-            if run and size <= SEGMENT_BYTES:
-                run.append(span)
-            else:
-                runs.append([span])
-        assert all(a.last_lsn + 1 == b.first_lsn for run in runs for a, b in pairwise(run))
-        return runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from ..codec import encoder
-from ..events import Delivered, ValueStored
+from ..events import Delivered, Dropped, Fact, Trimmed, Unprepared, ValueStored
 from ..index.table import Slot
 from ..limits import HISTORY_EVENTS_DEFAULT
 from ..log.frame import TABLE_ENTRY_BYTES
@@ -29,6 +29,8 @@ class Writer:
         self.frame = log.begin()
         self._segment, self._base = log.position
         self._lengths: list[int] = []
+        self._trimmed: list[int] = []
+        """Values that the turn's records have made histories forget."""
 
     @property
     def is_empty(self) -> bool:
@@ -46,23 +48,26 @@ class Writer:
         `packs`: the slots keep their records packed as well.
         """
         for drop in turn.drops:
-            _, length = self._entry(drop)
+            self._add_tombstone(drop)
             self._values.drop(drop.values)
-            # Most are not needed once a merge has looked; those that are, it keeps and counts no
-            # more.
-            self._values.dead.add_bytes(self._segment, length)
         if turn.values:
             self._add_values(turn)
         start = len(self.frame)
         self._add_records(turn, packs)
         end = len(self.frame)
+        if self._trimmed:
+            self._note_trimmed()
         for fact in turn.facts:
-            self._entry(fact)
+            self.add_fact(fact)
         return start, end
 
-    def add_fact(self, fact: Delivered) -> None:
-        """Pack a fact that no command staged."""
-        self._entry(fact)
+    def add_fact(self, fact: Fact | Delivered) -> None:
+        """Pack a fact, and count what it makes dead."""
+        if isinstance(fact, Unprepared):
+            at, length = self._add_tombstone(fact)
+        else:
+            at, length = self._entry(fact)
+        self._values.facts.note(fact, Position(self._segment, self._base + at, length))
 
     def _add_values(self, turn: Turn) -> None:
         frame, lengths, segment, base = self.frame, self._lengths, self._segment, self._base
@@ -91,8 +96,33 @@ class Writer:
             lengths.append(end - at)
             slot.trail += pack(segment, base + at, end - at)
             if len(slot.trail) > TRAIL_BYTES_MAX or record.extras is not None:
-                trim(slot, record, self._values)
+                self._trimmed += trim(slot, record, self._values)
             at = end
+
+    def _note_trimmed(self) -> None:
+        """Log which values histories no longer name, where a merge might forget it.
+
+        While the log has an event that named a value, reading it back comes to the same. But merges
+        leave such events out, and the value may lie in another file, which none has met since.
+        """
+        place, order_of = self._values.keydir.get, self._log.order_of
+        found = [(number, place(number)) for number in self._trimmed]
+        orders = [
+            (number, order_of(position.segment))
+            for number, position in found
+            if position is not None and position.segment != self._segment
+        ]
+        if orders:
+            numbers, firsts = zip(*orders, strict=True)
+            self._add_tombstone(Trimmed(list(numbers), min(firsts)))
+        self._values.drop(self._trimmed)
+        self._trimmed = []
+
+    def _add_tombstone(self, entry: Dropped | Trimmed | Unprepared) -> tuple[int, int]:
+        at, length = self._entry(entry)
+        # Most are not needed once a merge has looked; those that are, it keeps and counts anew.
+        self._values.dead.add_entry(self._segment, length)
+        return at, length
 
     def _entry(self, entry: object) -> tuple[int, int]:
         at = len(self.frame)
@@ -116,13 +146,14 @@ class Writer:
 TRAIL_BYTES_MAX = HISTORY_EVENTS_DEFAULT * POSITION_BYTES
 
 
-def trim(slot: Slot, record: Record, values: Values) -> None:
-    """Forget a flow's oldest events over its limit, and the values that only they name.
+def trim(slot: Slot, record: Record, values: Values) -> list[int]:
+    """Forget a flow's oldest events over its limit; return the values that only they name.
 
     The log keeps them until their segment goes; recovery comes to the same end by calling this.
     """
     events = record.history_max_events or HISTORY_EVENTS_DEFAULT
-    if len(slot.trail) > events * POSITION_BYTES:
-        values.bury(slot.trail[: -events * POSITION_BYTES])
-        slot.trail = slot.trail[-events * POSITION_BYTES :]
-        values.drop(forget_spent(slot, record.version - events + 1))
+    if len(slot.trail) <= events * POSITION_BYTES:
+        return []
+    values.bury(slot.trail[: -events * POSITION_BYTES])
+    slot.trail = slot.trail[-events * POSITION_BYTES :]
+    return forget_spent(slot, record.version - events + 1)

@@ -60,7 +60,10 @@ class Families:
 
     def settle(self, txn: str) -> None:
         """Free the ids of prepared children: they exist from now on, or never will."""
-        fact = self.prepared.pop(txn)
+        fact = self.prepared.pop(txn, None)
+        if fact is None:
+            # From the log: a merge leaves out what is settled before it leaves out that it is.
+            return
         for child in fact.children:
             del self.reserved[child.partition_key, child.id]
         del self._ask_at_ms[txn]

@@ -57,8 +57,11 @@ def seal(frame: bytearray, lengths: list[int], lsn: int, synced_lsn: int, epoch:
     view.release()
 
 
-def read_header(data: memoryview, at: int) -> FrameHeader | None:
-    """Return the header of a whole, undamaged frame at `at`; None for anything else."""
+def read_header(data: memoryview, at: int, found_crc: int | None = None) -> FrameHeader | None:
+    """Return the header of a whole, undamaged frame at `at`; None for anything else.
+
+    `found_crc`: what `header_crc` and all of the body come to, if that is known.
+    """
     if len(data) - at < HEADER_BYTES or data[at : at + 4] != MAGIC:
         return None
     _, version, body_bytes, entries, lsn, synced_lsn, epoch = HEADER.unpack_from(data, at)
@@ -66,9 +69,16 @@ def read_header(data: memoryview, at: int) -> FrameHeader | None:
     if version != VERSION or body_bytes > len(data) - start or 4 * entries > body_bytes:
         return None
     (crc,) = CRC.unpack_from(data, at + HEADER.size)
-    if crc32(data[start : start + body_bytes], crc32(data[at : at + HEADER.size])) != crc:
+    if found_crc is None:
+        found_crc = crc32(data[start : start + body_bytes], header_crc(data[at:start]))
+    if found_crc != crc:
         return None
     return FrameHeader(body_bytes, entries, lsn, synced_lsn, epoch)
+
+
+def header_crc(head: bytes | memoryview) -> int:
+    """Return what the CRC of a frame with this header begins with."""
+    return crc32(head[: HEADER.size])
 
 
 def entry_lengths(data: memoryview, at: int, header: FrameHeader) -> array[int]:

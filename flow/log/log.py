@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 from ..errors import DELETED, CorruptLog
 from ..host import File, Files
@@ -304,10 +304,14 @@ class Log:
         self._files.sync_directory()
         self.spans[span.part.number] = span
 
-    def remove_parts(self, parts: Iterable[Part]) -> None:
-        """Remove files that a merged one covers, and that nothing names any more."""
-        for place, part in enumerate(parts):
+    def remove_parts(self, parts: Sequence[Part]) -> Iterator[bool]:
+        """Remove files that a merged one covers, and that nothing names any more, one at a time.
+
+        Once the first is gone the merged file counts, and recovery would remove the others.
+        """
+        for part in parts:
             del self.spans[part.number]
+        for place, part in enumerate(parts):
             handle = self._handles.pop(part.number, None)
             if handle is not None:
                 handle.close()
@@ -315,6 +319,7 @@ class Log:
             if place == 0:
                 # While the first is there, recovery takes the sources and not the merged file.
                 self._files.sync_directory()
+            yield True
         self._files.sync_directory()
 
     def _name(self, number: int) -> str:

@@ -22,6 +22,15 @@ class Position(NamedTuple):
     length: int
 
 
+def count_bytes(trail: bytes) -> dict[int, tuple[int, int]]:
+    """Return, by segment, how many entries a trail has there, and their bytes."""
+    found: dict[int, tuple[int, int]] = {}
+    for segment, _, length in _POSITION.iter_unpack(trail):
+        count, size = found.get(segment, (0, 0))
+        found[segment] = count + 1, size + length
+    return found
+
+
 def unpack(trail: bytes) -> Iterator[Position]:
     """Return the positions of a trail, oldest first."""
     return (Position(*parts) for parts in _POSITION.iter_unpack(trail))

@@ -33,6 +33,7 @@ from msgspec import Struct
 from ..host import File, Files
 from ..limits import SHORTCUT_SYNC_BYTES
 from .parts import Part, Span
+from .position import Position, unpack
 from .start import Start, UnusableError
 
 MAGIC = b"SFS1"
@@ -91,6 +92,15 @@ class Facts(Struct, array_like=True, frozen=True, tag_field="op", tag=2, gc=Fals
     """Log entries other than records and values, packed as in the log."""
 
     entries: list[bytes]
+    places: bytes = b""
+    """Where each lies in the log: segment, offset, length; 0, 0, 0 = nowhere."""
+
+    def each(self) -> Iterator[tuple[bytes, Position | None]]:
+        """Yield entry after entry, with where it lies if that is known."""
+        places = unpack(self.places)
+        for packed in self.entries:
+            position = next(places, None)
+            yield packed, position if position is not None and position.length else None
 
 
 class Flow(NamedTuple):
@@ -154,6 +164,8 @@ class End(Struct, array_like=True, frozen=True, tag_field="op", tag=5, gc=False)
     last_epoch: int = 0
     dead: list[tuple[int, int]] = []
     """(file, bytes of it that nothing names) as of then."""
+    kept: list[tuple[int, int, int]] = []
+    """(merged file, bytes of removals in it, the first segment that they are kept for)."""
 
 
 Content = Facts | Flows | Places

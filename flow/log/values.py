@@ -13,8 +13,9 @@ from ..errors import CorruptLog
 from ..events import ValueStored
 from ..limits import VALUE_CACHE_BYTES, VALUE_CACHE_ITEM_BYTES_MAX
 from .dead import DeadBytes
+from .facts import FactPlaces
 from .keydir import Keydir
-from .position import Position, unpack
+from .position import Position, count_bytes
 
 _decode = msgspec.msgpack.Decoder(ValueStored).decode
 
@@ -51,6 +52,7 @@ class Values:
         self._recent_bytes = 0
         self.reads = 0
         self.dead = DeadBytes()
+        self.facts = FactPlaces(self.dead)
         self.elsewhere: Callable[[int], Position | None] = _nowhere
         """Where a value lies whose flow is not in memory, by its number."""
         self.take = self.keydir.take
@@ -66,8 +68,8 @@ class Values:
 
     def bury(self, trail: bytes) -> None:
         """Count records that no history has any more."""
-        for position in unpack(trail):
-            self.dead.add(position)
+        for segment, (count, size) in count_bytes(trail).items():
+            self.dead.add_entries(segment, count, size)
 
     def keep(self, number: int, data: bytes) -> None:
         """Keep a value that was just written in memory for a while, if it is small."""

@@ -12,6 +12,7 @@ from ..errors import Refused
 from ..index.deadlines import is_overdue
 from ..index.table import Slot
 from ..index.timequeue import take
+from ..limits import INTEGER_MAX, SWEEP_TRAIL_BYTES_MAX
 from ..record import FAILED, NO_EXTRAS, Record
 from ..replies import Data, Reply
 from .state import ShardState, drop_of
@@ -25,19 +26,29 @@ def sweep(state: ShardState, command: Sweep, turn: Turn) -> Reply:
     """Fail flows that were active too long, and remove ended ones past their retention."""
     for slot in state.deadlines.take(turn.now_ms, command.limit):
         fail_overdue(state, slot, turn)
-    return _remove(state, command.limit, turn)
+    return _remove(state, command.limit, SWEEP_TRAIL_BYTES_MAX, turn)
 
 
 def retention_cleanup(state: ShardState, command: RetentionCleanup, turn: Turn) -> Reply:
     """Remove up to `limit` flows that are past their retention; return how many."""
-    return _remove(state, command.limit, turn)
+    return _remove(state, command.limit, None, turn)
 
 
-def _remove(state: ShardState, limit: int, turn: Turn) -> Reply:
-    entries = take([(state.expiry, None)], turn.now_ms, limit)
-    slots: list[Slot] = [entry[3] for entry in entries]
-    if len(slots) < limit and state.cold.rows:
-        slots += state.cold.expired(turn.now_ms, limit - len(slots))
+def _remove(state: ShardState, limit: int, trail_bytes_max: int | None, turn: Turn) -> Reply:
+    slots: list[Slot] = []
+    left = INTEGER_MAX if trail_bytes_max is None else trail_bytes_max
+    while len(slots) < limit and left > 0:
+        entries = take([(state.expiry, None)], turn.now_ms, 1)
+        if not entries:
+            break
+        slots.append(entries[0][3])
+        left -= len(slots[-1].trail)
+    if len(slots) < limit and left > 0 and state.cold.rows:
+        for slot in state.cold.expired(turn.now_ms, limit - len(slots)):
+            slots.append(slot)
+            left -= len(slot.trail)
+            if left <= 0:
+                break
     turn.drops.extend(map(drop_of, slots))
     return Data(len(slots))
 

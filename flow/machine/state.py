@@ -119,6 +119,8 @@ class ShardState:
         if isinstance(fact, PolicyStored):
             self.policies.store(fact)
         elif isinstance(fact, Posted):
+            is_fresh = ask_at_ms is None
+            assert not is_fresh or fact.number == families.outbox.last(fact.dest) + 1, "no gaps"
             families.outbox.add(fact.dest, fact.number, fact.post)
         elif isinstance(fact, Received):
             families.seen[fact.source] = fact.number

@@ -23,7 +23,7 @@ from shardflow.flow.log import shortcut
 from shardflow.flow.record import Record
 from shardflow.flow.settings import Settings
 from support.disks import Disk, Loss, PowerLoss
-from support.engines import RETENTION_MS, TYPE, Counting, losses
+from support.engines import RETENTION_MS, SHARDS, TYPE, Counting, losses
 from support.merging import SLICES_MAX, MergingMachine, busy_ops, small_files
 
 SHORTCUT = re.compile(r".*\.(checkpoint|hint)(\.new)?")
@@ -50,7 +50,7 @@ def shortcuts_on(disk: Disk) -> list[str]:
 
 def opened(disk: Disk) -> Engine:
     """Open what is on a disk."""
-    wanted = Settings(retention_ms=RETENTION_MS, failed_retention_ms=RETENTION_MS)
+    wanted = Settings(shards=SHARDS, retention_ms=RETENTION_MS, failed_retention_ms=RETENTION_MS)
     return Engine(disk, Counting(), wanted)
 
 
@@ -140,6 +140,7 @@ def found_in(engine: Engine) -> dict[str, Any]:
         "posts": {dest: families.outbox.lane(dest) for dest, _, _ in families.outbox.lanes()},
         "lanes": families.outbox.lanes(),
         "dead": sorted((file, count) for file, count in values.dead.all() if count),
+        "kept": sorted(values.dead.all_kept()),
         # One that is sealed as the first act of an epoch is told as that epoch's.
         "spans": [span._replace(epoch=0) for span in engine.log.spans.values()],
         "problems": engine.statistics(check=True)["problems"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -22,18 +23,20 @@ from shardflow.flow.engine import engine as engines
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.limits import FRAME_BYTES_SOFT_MAX
 from shardflow.flow.machine.turn import Turn
-from shardflow.flow.record import Record
+from shardflow.flow.record import Record, numbers_of
 from shardflow.flow.replies import Data, Done, Events
 from shardflow.flow.settings import Settings
 from support.disks import KINDS, Disk, Loss, PowerLoss
 
 TYPE = "t"
 RETENTION_MS = 10_000
+SHARDS = 4
+"""How many there would be; one of them runs."""
 ALL = commands.Hydration(payload=True, outcome=True, max_bytes=2**30, names=True)
 
 Key = tuple[str | None, str]
 Snapshot = dict[Any, Any]
-"""Each flow's record, and each policy's generation."""
+"""Each flow's record, and what is known beside them: policies, fan-outs, posts."""
 
 keys = st.tuples(st.sampled_from([None, "p"]), st.sampled_from("abcdefgh"))
 sizes = st.sampled_from([None, 0, 10, 5_000])
@@ -59,6 +62,11 @@ batches = st.lists(ops, max_size=5)
 losses = st.builds(Loss, st.sampled_from(KINDS), st.integers(0, 2**16))
 
 
+def numbers_in(column: bytes) -> list[int]:
+    """Return the integers of a column of a keydir."""
+    return [int.from_bytes(column[at : at + 8], "little") for at in range(0, len(column), 8)]
+
+
 class Counting:
     """Entropy that never repeats itself and needs no chance."""
 
@@ -68,6 +76,10 @@ class Counting:
     def token_bytes(self, size: int) -> bytes:
         self._count += 1
         return self._count.to_bytes(size, "big")
+
+
+HISTORY = {"f": 2, "g": 1, "h": 1}
+"""How many events some flows keep, by id."""
 
 
 def value_of(flow_id: str, size: int | None) -> bytes | None:
@@ -83,7 +95,13 @@ def commands_for(op: tuple[Any, ...], records: list[Record]) -> list[Any]:
         wanted, size, idempotent = args
         items = [
             commands.NewFlow(
-                flow_id, key, TYPE, "queued", payload=value_of(flow_id, size), idempotent=idempotent
+                flow_id,
+                key,
+                TYPE,
+                "queued",
+                payload=value_of(flow_id, size),
+                history_max_events=HISTORY.get(flow_id),
+                idempotent=idempotent,
             )
             for key, flow_id in wanted
         ]
@@ -174,7 +192,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.allowed: list[Snapshot] = [self.snapshot()]
 
     def opened(self) -> Engine:
-        files_settings = Settings(retention_ms=RETENTION_MS, failed_retention_ms=RETENTION_MS)
+        files_settings = Settings(
+            shards=SHARDS, retention_ms=RETENTION_MS, failed_retention_ms=RETENTION_MS
+        )
         return Engine(self.disk, self.entropy, files_settings, sync=self.sync)
 
     def snapshot(self) -> Snapshot:
@@ -185,7 +205,14 @@ class EngineMachine(RuleBasedStateMachine):
             for slot in state.slots()
             if slot.record is not None
         }
-        found["policies"] = {p.type: (p.policy, p.generation) for p in state.policies.all()}
+        families = state.families
+        found["facts"] = (
+            {p.type: (p.policy, p.generation) for p in state.policies.all()},
+            dict(families.prepared),
+            dict(families.seen),
+            # How many of them wait is another thing: what is applied elsewhere may be sent again.
+            {dest: last for dest, _, last in families.outbox.lanes()},
+        )
         return found
 
     def records(self) -> list[Record]:
@@ -206,6 +233,16 @@ class EngineMachine(RuleBasedStateMachine):
         found = self.snapshot()
         assert found in allowed
         self.allowed = [found]
+        # None is left that nobody names.
+        named = Counter(
+            number
+            for slot in self.engine.state.table
+            if slot.record is not None
+            for number in numbers_of(slot.record, slot.spent)
+        )
+        keydir = self.engine.values.keydir
+        numbers, _, _ = keydir.columns(keydir.pages(), keydir.loose())
+        assert Counter(numbers_in(numbers)) == Counter(set(named))
 
     @invariant()
     def everything_reads_back(self) -> None:
@@ -217,7 +254,9 @@ class EngineMachine(RuleBasedStateMachine):
             assert isinstance(done, Done) and isinstance(told, Events)
             assert done.outcomes == [record]
             assert told.events is not None
-            assert [event.version for event in told.events] == [*range(1, record.version + 1)]
+            kept = min(record.version, record.history_max_events or record.version)
+            versions = [*range(record.version - kept + 1, record.version + 1)]
+            assert [event.version for event in told.events] == versions
             assert done.values is not None and done.values[0] is not None
             values = done.values[0]
             for data, size, number in (
@@ -230,7 +269,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert values.named == {n: value_of(flow_id, v.size) for n, v in stored.items()}
 
     def flows(self) -> list[tuple[Key, Record]]:
-        return [(key, record) for key, record in self.snapshot().items() if key != "policies"]
+        return [(key, record) for key, record in self.snapshot().items() if key != "facts"]
 
     # What goes well.
 

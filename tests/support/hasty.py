@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from shardflow.actors import pace, process, supervisor
-from shardflow.flow.engine import project, upkeep
+from shardflow.flow.engine import choice, project, upkeep
 from shardflow.flow.log import log as logs
 from shardflow.flow.settings import Settings
 
@@ -35,9 +35,9 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(process, "Settings", _settings)
     patch.setattr(logs, "SEGMENT_BYTES", 20_000)
     patch.setattr(logs, "SEGMENT_GROW_BYTES", 16_384)
-    patch.setattr(upkeep, "SEGMENT_BYTES", 200_000)
+    patch.setattr(choice, "SEGMENT_BYTES", 200_000)
     patch.setattr(upkeep, "SEAL_BYTES_MIN", 8_000)
-    patch.setattr(upkeep, "MERGE_FILES_MIN", 3)
+    patch.setattr(choice, "MERGE_FILES_MIN", 3)
     patch.setattr(upkeep, "CHECKPOINT_LOG_BYTES", 40_000)
     patch.setattr(upkeep, "CHECKPOINT_GROWTH_RATIO", 0)
     patch.setattr(project, "COLD_BATCH_FLOWS", 5)

@@ -29,7 +29,7 @@ from shardflow.flow.record import Record
 from shardflow.flow.replies import Data, Done
 from shardflow.flow.settings import Settings
 from support.checkpoints import CheckpointingMachine
-from support.engines import RETENTION_MS, TYPE
+from support.engines import RETENTION_MS, SHARDS, TYPE
 from support.merging import small_files
 
 
@@ -71,6 +71,7 @@ class ColdMachine(CheckpointingMachine):
             # The power has failed, and this process lives on with what it had mapped.
             self.before.pop().abandon()
         told = Settings(
+            shards=SHARDS,
             retention_ms=RETENTION_MS,
             failed_retention_ms=RETENTION_MS,
             cold_flows_min=self.flows_min,
@@ -138,10 +139,9 @@ class ColdMachine(CheckpointingMachine):
                 if after is None:
                     break
             assert listed == (records[::-1] if reverse else records)
-        kin = [record for record in records if record.id in "abc"]
-        self._listed("parent", "a", kin)
-        self._listed("correlation", "c", kin)
-        self._listed("root", "b", kin)
+        self._listed("parent", "a", [r for r in records if r.parent_flow_id == "a"])
+        self._listed("correlation", "c", [r for r in records if r.correlation_id == "c"])
+        self._listed("root", "b", [r for r in records if r.root_flow_id == "b"])
 
     def _listed(self, kind: Any, name: str, wanted: list[Record]) -> None:
         first = queries.Lineage(kind, name, None, None, None, 3, None, True, now_ms=0)

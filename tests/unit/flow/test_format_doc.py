@@ -19,6 +19,7 @@ from shardflow.flow.events import (
     Posted,
     Prepared,
     Received,
+    Trimmed,
     Unprepared,
     ValueStored,
 )
@@ -173,6 +174,7 @@ def test_every_field_of_every_entry_is_in_its_table() -> None:
         ("Value", ValueStored),
         ("Policy", PolicyStored),
         ("Dropped", Dropped),
+        ("Trimmed", Trimmed),
         ("Child group", ChildGroup),
         ("Prepared", Prepared),
         ("Unprepared", Unprepared),

@@ -1,0 +1,143 @@
+"""Which files of a log are worth a merge.
+
+Those of which much is dead; many small ones; and those that keep tombstones alive. A tombstone says
+that earlier entries are dead, and so is dead itself once no file before it can hold one of them: a
+file can not if it comes before the flow was created, or was merged after the tombstone was written.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import pairwise
+
+from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEGMENT_BYTES
+from ..log.dead import DeadBytes
+from ..log.log import Log
+from ..log.parts import Span
+
+
+class Choice:
+    """Looks at the files that are written no more."""
+
+    def __init__(self, log: Log, dead: DeadBytes) -> None:
+        self._log = log
+        self._dead = dead
+        self._needed: set[int] = set()
+        """Files whose tombstones are needed."""
+
+    def sources(self, begin: int) -> list[Span]:
+        """Return neighbours to merge, all of them before segment `begin`, if that is not 0."""
+        spans = self._look()
+        if begin:
+            spans = [span for span in spans if span.part.last < begin]
+        worst = max(spans, key=self._ratio, default=None)
+        if worst is not None and self._ratio(worst) >= MERGE_DEAD_RATIO:
+            return self._around(spans, spans.index(worst))
+        for run in self._runs(spans):
+            if len(run) >= MERGE_FILES_MIN:
+                return run
+        return self._blockers(spans)
+
+    def dead_bytes(self) -> int:
+        """Return how much of these files nobody needs."""
+        return sum(map(self._dead_bytes, self._look()))
+
+    def live_bytes(self, spans: Iterable[Span]) -> int:
+        """Return what a merge of some files would copy, about."""
+        return sum(map(self._live_bytes, spans))
+
+    def _look(self) -> list[Span]:
+        """Return the files in the log's order, and see which tombstones are needed."""
+        spans = sorted(self._log.spans.values(), key=lambda span: span.part.first)
+        self._needed.clear()
+        lasts = [span.part.last for span in spans]
+        # Of each run of files that ends before the one looked at, the least `merged_lsn`: places
+        # and values of the files that are less than all that follow them.
+        at: list[int] = []
+        least: list[int] = []
+        for index, span in enumerate(spans):
+            kept = self._dead.kept(span.part.number)
+            if kept is not None:
+                start = bisect_left(at, bisect_left(lasts, kept.first, 0, index))
+                if start < len(at) and least[start] < span.last_lsn:
+                    self._needed.add(span.part.number)
+            while least and least[-1] >= span.merged_lsn:
+                at.pop()
+                least.pop()
+            at.append(index)
+            least.append(span.merged_lsn)
+        return spans
+
+    def _dead_bytes(self, span: Span) -> int:
+        number = span.part.number
+        kept = self._dead.kept(number)
+        is_dead = kept is not None and number not in self._needed
+        return self._dead.of(number) + (kept.bytes if is_dead and kept is not None else 0)
+
+    def _ratio(self, span: Span) -> float:
+        """Return how much of a file nobody needs any more, 0 to 1."""
+        return self._dead_bytes(span) / max(1, span.size)
+
+    def _live_bytes(self, span: Span) -> int:
+        return max(0, span.size - self._dead_bytes(span))
+
+    def _around(self, spans: list[Span], at: int) -> list[Span]:
+        """Return a file with its neighbours that are half dead too, up to a segment's size."""
+        first = last = at
+        size = self._live_bytes(spans[at])
+        for step in (1, -1):
+            place = at + step
+            while 0 <= place < len(spans) and self._ratio(spans[place]) >= MERGE_DEAD_RATIO:
+                size += self._live_bytes(spans[place])
+                if size > SEGMENT_BYTES:
+                    break
+                first, last = min(first, place), max(last, place)
+                place += step
+        return spans[first : last + 1]
+
+    def _runs(self, spans: list[Span]) -> list[list[Span]]:
+        """Return the runs of neighbours that would fit into one segment together."""
+        runs: list[list[Span]] = []
+        for span in spans:
+            run = runs[-1] if runs else []
+            size = sum(map(self._live_bytes, run)) + self._live_bytes(span)
+            if run and size <= SEGMENT_BYTES:
+                run.append(span)
+            else:
+                runs.append([span])
+        assert all(a.last_lsn + 1 == b.first_lsn for run in runs for a, b in pairwise(run))
+        return runs
+
+    def _blockers(self, spans: list[Span]) -> list[Span]:
+        """Return the oldest files that tombstones are kept for, if these have grown as large.
+
+        Else a file that dies slowly would let all tombstones after it pile up. Once it is merged
+        anew, it holds nothing that a tombstone so far is about.
+        """
+        blocked = size = 0
+        first, lsn = None, 0
+        blocking: list[int] = []
+        for at in range(len(spans) - 1, -1, -1):
+            span = spans[at]
+            kept = self._dead.kept(span.part.number)
+            if span.part.number not in self._needed:
+                kept = None
+            if first is not None and span.part.last >= first and span.merged_lsn < lsn:
+                blocking.append(at)
+                # Its own tombstones will go as well, or are kept for files before it.
+                size += self._live_bytes(span) - (0 if kept is None else kept.bytes)
+            if kept is not None:
+                blocked += kept.bytes
+                first = kept.first if first is None else min(first, kept.first)
+                lsn = max(lsn, span.last_lsn)
+        if not blocking or blocked < size:
+            return []
+        chosen = [spans[blocking.pop()]]
+        size = self._live_bytes(chosen[0])
+        while blocking and spans[blocking[-1]].first_lsn == chosen[-1].last_lsn + 1:
+            size += self._live_bytes(spans[blocking[-1]])
+            if size > SEGMENT_BYTES:
+                break
+            chosen.append(spans[blocking.pop()])
+        return chosen

@@ -1,0 +1,122 @@
+"""Merges that move cold flows, on a disk that has no room for it, or that are closed meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardflow.flow.beside import DiskFolder
+from shardflow.flow.cold.environment import ColdFull
+from shardflow.flow.engine import Engine, merge, upkeep
+from shardflow.flow.engine.merge import Merge
+from shardflow.flow.log.parts import parts_in
+from shardflow.flow.log.recover import is_merge_undone
+from shardflow.flow.settings import Settings
+from support.checkpoints import Shard, shortcuts_on
+from support.disks import Disk
+from support.engines import RETENTION_MS, Counting
+from support.merging import small_files
+
+
+@pytest.fixture(autouse=True)
+def small() -> Iterator[pytest.MonkeyPatch]:
+    with small_files() as patch:
+        patch.setattr(merge, "MERGE_SLICE_ENTRIES", 2)
+        yield patch
+
+
+def opened(disk: Disk, path: Path) -> Engine:
+    told = Settings(retention_ms=RETENTION_MS, cold_flows_min=0)
+    return Engine(disk, Counting(), told, folder=DiskFolder(path / "cold"))
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Iterator[Shard]:
+    """Return one whose flows are cold, but for those that fill the log; a merge moves them."""
+    shard = Shard()
+    shard.engine.abandon()
+    shard.disk = Disk()
+    shard.engine = opened(shard.disk, tmp_path)
+    for number in range(6):
+        shard.create(f"f{number}", f"other{number}", payload=b"x" * 100)
+        shard.end(f"f{number}")
+    while not isinstance(shard.engine.upkeep._job, Merge):
+        assert shard.engine.upkeep.step()
+    yield shard
+    shard.engine.abandon()
+
+
+def placed(shard: Shard) -> Merge:
+    """Go on until the merged file has its place in the log."""
+    job = shard.engine.upkeep._job
+    assert isinstance(job, Merge)
+    while not job.is_placed:
+        assert shard.engine.upkeep.step()
+    return job
+
+
+def check(engine: Engine) -> None:
+    assert engine.statistics(check=True)["problems"] == []
+    assert engine.cold is not None and engine.cold.rows == 6
+    assert len(engine.state.table) == 6
+
+
+def test_a_merge_waits_while_there_is_no_room_for_the_new_places_of_cold_flows(
+    shard: Shard, tmp_path: Path
+) -> None:
+    cold = shard.engine.cold
+    assert cold is not None
+    tries = []
+
+    def full(*given: Any) -> None:
+        tries.append(given)
+        raise ColdFull(28, "full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cold, "move", full)
+        shard.run_upkeep()
+        assert len(tries) == 1, "it rests before it tries again"
+        shard.run_upkeep()
+        assert len(tries) == 2
+        shard.engine.upkeep.checkpoint()
+        assert not shard.engine.upkeep.checkpoints
+        check(shard.engine)
+    shard.run_upkeep()
+    assert shard.engine.upkeep.merges
+    check(shard.engine)
+    shard.engine.abandon()
+    shard.engine = opened(shard.disk, tmp_path)
+    shard.run_upkeep()
+    check(shard.engine)
+
+
+def test_closing_finishes_a_merge_that_cold_flows_were_told_of(
+    shard: Shard, tmp_path: Path
+) -> None:
+    placed(shard)
+    shard.engine.upkeep.step()
+    shard.engine.close()
+    assert not is_merge_undone(shard.disk, parts_in(shard.disk))
+    shard.engine = opened(shard.disk, tmp_path)
+    shard.run_upkeep()
+    check(shard.engine)
+
+
+def test_closing_gives_up_a_merge_that_waits(shard: Shard, tmp_path: Path) -> None:
+    placed(shard)
+    cold = shard.engine.cold
+
+    def full(*given: Any) -> None:
+        raise ColdFull(28, "full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cold, "move", full)
+        patch.setattr(upkeep, "CHECKPOINT_CLOSE_BYTES", 1)
+        shard.engine.close()
+    assert shortcuts_on(shard.disk) == [], "it would name places in a file that goes again"
+    shard.engine = opened(shard.disk, tmp_path)
+    shard.run_upkeep()
+    check(shard.engine)
