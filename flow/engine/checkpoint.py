@@ -134,7 +134,8 @@ class Checkpoint:
             size = 0
             for _ in range(min(len(slots), SHORTCUT_SLICE_ITEMS)):
                 slot = slots.pop()
-                if slot.__class__ is Slot and slot.held is not None:
+                # One that has come back from cold is of a class of its own.
+                if slot.__class__ is not dict and slot.held is not None:
                     size += _add(block, slot)
                     if size >= SHORTCUT_BLOCK_BYTES:
                         break

@@ -28,7 +28,8 @@ from shardflow.flow.index.listing import cursor_of
 from shardflow.flow.record import Record
 from shardflow.flow.replies import Data, Done
 from shardflow.flow.settings import Settings
-from support.checkpoints import CheckpointingMachine
+from support.checkpoints import SHORTCUT, CheckpointingMachine, assert_same, found_in, opened
+from support.disks import Disk
 from support.engines import RETENTION_MS, TYPE
 from support.merging import small_files
 
@@ -82,6 +83,21 @@ class ColdMachine(CheckpointingMachine):
             event(f"opened by a checkpoint, cold flows: {min(3, engine.cold.rows)}")
         self.before.append(engine.cold)
         return engine
+
+    def recovered(self, allowed: list[Any]) -> None:
+        """Open what is on the disk; what is found is what is found without shortcuts."""
+        image = self.disk.image()
+        super().recovered(allowed)
+        self.is_hurt = False
+        found = found_in(self.engine)
+        assert found["problems"] == []
+        if self.disk.capacity is not None:
+            # A full disk has no room for the segment that a start on another one begins.
+            del found["spans"]
+        plain = {name: data for name, data in image.items() if not SHORTCUT.fullmatch(name)}
+        other = opened(Disk.of(plain))
+        assert_same(found, found_in(other))
+        other.abandon()
 
     def requests(self, batch: list[tuple[Any, ...]]) -> list[Any]:
         """Give some of the flows relatives."""

@@ -13,10 +13,10 @@ from shardflow.flow.cold.environment import ColdDamaged
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.log.frame import HEADER_BYTES, seal
 from shardflow.flow.log.parts import END
-from shardflow.flow.replies import Done
+from shardflow.flow.replies import Done, Events
 from shardflow.flow.settings import Settings
 from support.disks import Disk
-from support.engines import Counting
+from support.engines import Counting, history_of
 
 COUNT = 120
 NOW_MS = 1_000
@@ -129,5 +129,30 @@ def test_a_merge_that_is_undone_leaves_none_that_name_it(disk: Disk, folder: Pat
     again = opened(other, folder)
     assert again.restored.checkpoint is None
     assert any("undone" in note for note in again.restored.notes)
+    check(again)
+    again.abandon()
+
+
+@pytest.mark.parametrize("changes_again", [False, True])
+def test_what_came_back_from_cold_is_in_the_next_checkpoint(
+    disk: Disk, folder: Path, changes_again: bool
+) -> None:
+    engine = opened(disk, folder)
+    engine.step([commands.ValuePut("f3", None, "x", b"1", True)], NOW_MS, NOW_MS)
+    engine.upkeep.want_checkpoint()
+    engine.upkeep.step()
+    if changes_again:
+        engine.step([commands.ValuePut("f3", None, "x", b"2", True)], NOW_MS, NOW_MS)
+    engine.upkeep.step()
+    while engine.upkeep._job is not None:
+        engine.upkeep.step()
+    assert engine.upkeep.checkpoints == 1
+    engine.abandon()
+    again = opened(disk, folder)
+    assert again.restored.checkpoint is not None and again.restored.notes == []
+    (answer,) = again.step([history_of("f3", None)], NOW_MS, NOW_MS)
+    assert isinstance(answer.reply, Events) and answer.reply.events is not None
+    names = [event.name for event in answer.reply.events]
+    assert names == ["created", "cancelled", *["value_put"] * (1 + changes_again)]
     check(again)
     again.abandon()
