@@ -142,6 +142,8 @@ COLD_MAP_BYTES: Final = 64 * MIB
 COLD_REMAP_ROWS: Final = 500
 """After so many rows, new or read, the pages that they touched are given back to the system: each
 of them brings its neighbours with it, which count as memory of the process."""
+COLD_UNDO_ROWS: Final = 500
+"""Rows that one transaction undoes at a start, and those kept aside for that which it forgets."""
 COLD_ID_BYTES: Final = 64
 """Of an id, in the key of a listing; flows that are alike in these are sorted when read."""
 PROBLEMS_MAX: Final = 100

@@ -20,7 +20,6 @@ import lmdb
 
 from ..beside import Background, Folder, boot_id
 from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX
-from .layout import pack_number
 
 T = TypeVar("T")
 lmdb_error = lmdb.Error
@@ -37,7 +36,7 @@ UNSYNCED = "UNSYNCED"
 UUID_BYTES = 16
 _NAMES = ("rows", "ids", "lists", "expiry", "values", "counts", "meta", "former")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UUID, _SYNCED = b"uuid", b"synced"
+_UUID = b"uuid"
 
 
 class ColdDamaged(Exception):
@@ -85,7 +84,6 @@ class Environment:
         with self._env.begin(write=True, db=self._dbs["meta"]) as txn:
             self._uuid = txn.get(_UUID) or uuid
             txn.put(_UUID, self._uuid)
-            self._synced = int.from_bytes(txn.get(_SYNCED) or b"", "big")
 
     def _refuse_if_cut(self) -> None:
         """Reading a page that the file does not have would kill the process."""
@@ -148,18 +146,11 @@ class Environment:
             raise self.damaged(str(error)) from error
 
     def begin_sync(self, work: Callable[[Writing], T]) -> None:
-        """Do work in one transaction, and begin to put everything on disk: a state to come back to.
+        """Do work in one transaction, and begin to put everything on disk.
 
         It may take long, so it is done beside, while others read. Whoever writes waits for it.
         """
-        number = self._synced + 1
-
-        def note(writing: Writing) -> None:
-            work(writing)
-            writing.put("meta", _SYNCED, pack_number(number))
-
-        self.write(note)
-        self._synced = number
+        self.write(work)
         self._syncing = Background(partial(self._env.sync, True))
 
     @property
@@ -184,12 +175,9 @@ class Environment:
         self._folder.remove(UNSYNCED)
 
     @property
-    def identity(self) -> bytes:
-        """What tells the state of the last sync from all others, of this environment or not.
-
-        It can be come back to once that sync has ended.
-        """
-        return self._uuid + pack_number(self._synced)
+    def uuid(self) -> bytes:
+        """What tells this environment from all others."""
+        return self._uuid
 
     def remap(self) -> None:
         """Give the pages that were touched back to the system, which reads them again if need be.
@@ -272,12 +260,12 @@ class Writing:
 
 
 def open_environment(
-    folder: Folder, uuid: bytes, identity: bytes | None, map_bytes: int = COLD_MAP_BYTES
+    folder: Folder, uuid: bytes, wanted: bytes | None, map_bytes: int = COLD_MAP_BYTES
 ) -> tuple[Environment, bool]:
-    """Open an environment; return it, and whether it is the one with that identity, or a new one.
+    """Open an environment; return it, and whether it is the wanted one, or one that was made anew.
 
-    It is kept if its last sync is the one that is asked for, and no power loss can have come over
-    what was committed since.
+    `uuid`: that of a new one. `wanted`: that of the one that is kept if it is there, and no power
+    loss can have come over what was committed since its last sync.
 
     Raises:
         lmdb.Error, OSError: LMDB cannot be used there.
@@ -286,14 +274,14 @@ def open_environment(
     ends = int(folder.read(IN_USE) or 0)
     unsynced = folder.read(UNSYNCED)
     is_whole = unsynced is None or (unsynced != b"" and unsynced == boot_id())
-    if identity is not None and is_whole and ends < COLD_UNCLEAN_ENDS_MAX:
+    if wanted is not None and is_whole and ends < COLD_UNCLEAN_ENDS_MAX:
         folder.write(IN_USE, b"%d" % (ends + 1), sync=False)
         try:
             found = Environment(folder, uuid, map_bytes, is_old=True)
         except lmdb.Error:
             pass
         else:
-            if found.identity == identity:
+            if found.uuid == wanted:
                 return found, True
             found.abandon()
     folder.clear()

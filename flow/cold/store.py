@@ -7,6 +7,7 @@ transaction, after the log has what became of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import lmdb
 
@@ -19,9 +20,15 @@ from ..limits import (
     COLD_SERVED_REQUESTS,
 )
 from ..record import numbers_of
-from . import rollback
 from .changes import Leaving, delete_row, put_rows
-from .environment import ColdDamaged, ColdFull, Environment, Writing, open_environment
+from .environment import (
+    UUID_BYTES,
+    ColdDamaged,
+    ColdFull,
+    Environment,
+    Writing,
+    open_environment,
+)
 from .layout import (
     BadRow,
     pack_number,
@@ -29,6 +36,7 @@ from .layout import (
     read_place,
     repointed,
 )
+from .rollback import States, roll_back
 from .rows import Rows
 
 _NEXT, _LSN = b"next", b"lsn"
@@ -43,27 +51,27 @@ class Cold(Rows):
         self._touched_rows = 0
         self._served = 0
         self._next = int.from_bytes(env.get("meta", _NEXT) or b"\1", "big")
-        self._begin = rollback.first_new(env)
-        """Rows from this one on are newer than the last sync."""
+        self._states = States(env)
 
     @staticmethod
     def open(
         folder: Folder, uuid: bytes, identity: bytes | None = None, map_bytes: int = COLD_MAP_BYTES
     ) -> Cold:
-        """Open the environment as of the sync with that identity; without one, an empty one.
+        """Open the environment as of the state with that identity; without one, an empty one.
 
         Raises:
             lmdb.Error, OSError: LMDB cannot be used there.
         """
-        env, is_kept = open_environment(folder, uuid, identity, map_bytes)
+        wanted = None if identity is None else identity[:UUID_BYTES]
+        env, is_kept = open_environment(folder, uuid, wanted, map_bytes)
         try:
             if is_kept:
-                try:
-                    rollback.roll_back(env)
-                    return Cold(env)
-                except ColdDamaged:
-                    env.abandon()
-                    env, _ = open_environment(folder, uuid, None, map_bytes)
+                assert identity is not None
+                with suppress(ColdDamaged):
+                    if roll_back(env, int.from_bytes(identity[UUID_BYTES:], "big")):
+                        return Cold(env)
+                env.abandon()
+                env, _ = open_environment(folder, uuid, None, map_bytes)
             return Cold(env)
         except BaseException:
             env.abandon()
@@ -71,8 +79,8 @@ class Cold(Rows):
 
     @property
     def identity(self) -> bytes:
-        """What `open` takes to come back to the state of the last sync."""
-        return self._env.identity
+        """What `open` takes to come back to the newest state, once that is on disk."""
+        return self._env.uuid + pack_number(self._states.number)
 
     @property
     def environment(self) -> Environment:
@@ -105,8 +113,9 @@ class Cold(Rows):
     def _let_go(self, slot: ColdSlot, numbers: list[int]) -> None:
         row, record = slot.row, slot.held
         self._slots.pop(row, None)
-        # The slot itself goes on to change, or is emptied.
-        self._gone[row] = ColdSlot(record, slot.version, slot.trail, slot.spent, None, row)
+        # The slot itself goes on to change, or is emptied, and so is its list.
+        spent = list(slot.spent or ())
+        self._gone[row] = ColdSlot(record, slot.version, slot.trail, spent, None, row)
         self._gone_values.update(numbers)
         self._is_expiry_known = False
         self.rows -= 1
@@ -237,7 +246,7 @@ class Cold(Rows):
         """Put everything on disk; return the identity that `open` takes to come back to it."""
         self.begin_sync()
         self._env.end_sync()
-        return self._env.identity
+        return self.identity
 
     @property
     def is_syncing(self) -> bool:
@@ -254,21 +263,26 @@ class Cold(Rows):
         def work(writing: Writing) -> None:
             self._delete_gone(writing)
             self._note(writing, self._next, None)
-            rollback.begin_anew(writing, self._next)
+            self._states.begin_anew(writing, self._next)
 
         self._env.begin_sync(work)
-        self._begin = self._next
         self._settle()
-        return self._env.identity
+        self._states.begun(self._next)
+        return self.identity
+
+    def confirm(self) -> None:
+        """What `begin_sync` began last is named for good: the state before it may be forgotten."""
+        self._states.confirm()
 
     def _delete_gone(self, writing: Writing) -> None:
         for row, slot in self._gone.items():
-            keeps = row < self._begin
-            if not delete_row(writing, row, slot.held, slot.spent, keeps=keeps):
+            tag = self._states.last if row < self._states.begin else None
+            if not delete_row(writing, row, slot.held, slot.spent, tag=tag):
                 raise self._env.damaged(f"row {row} is missing, or an index lacks it")
 
     def _note(self, writing: Writing, next_row: int, lsn: int | None) -> None:
         self.counts.write(writing)
+        self._states.note(writing)
         writing.put("meta", _NEXT, pack_number(next_row))
         if lsn is not None:
             writing.put("meta", _LSN, pack_number(lsn))
@@ -281,6 +295,7 @@ class Cold(Rows):
         self._flush_at = COLD_BATCH_FLOWS
         self._is_expiry_known = False
         self.counts.settle()
+        self._states.noted()
 
     # ---- the end ----
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
 
 from shardflow.flow import commands, queries
 from shardflow.flow.beside import DiskFolder
-from shardflow.flow.cold.environment import ColdDamaged
+from shardflow.flow.cold import environment, rollback
+from shardflow.flow.cold.environment import ColdDamaged, Environment
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.log.frame import HEADER_BYTES, seal
 from shardflow.flow.log.parts import END
 from shardflow.flow.replies import Done, Events
 from shardflow.flow.settings import Settings
+from support.colds import AtOnce
 from support.disks import Disk
 from support.engines import Counting, history_of
 
@@ -154,5 +158,80 @@ def test_what_came_back_from_cold_is_in_the_next_checkpoint(
     assert isinstance(answer.reply, Events) and answer.reply.events is not None
     names = [event.name for event in answer.reply.events]
     assert names == ["created", "cancelled", *["value_put"] * (1 + changes_again)]
+    check(again)
+    again.abandon()
+
+
+def test_a_checkpoint_that_is_cut_short_anywhere_costs_none_before_it(
+    disk: Disk, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "COLD_UNCLEAN_ENDS_MAX", 1_000)
+    monkeypatch.setattr(environment, "Background", AtOnce)
+    engine = opened(disk, folder)
+    is_done = False
+    for slices in range(40):
+        name = f"f{2 * slices}"
+        engine.step([commands.ValuePut(name, None, "x", b"1", True)], NOW_MS, NOW_MS)
+        run_upkeep(engine)
+        assert engine.cold is not None and engine.cold.rows == COUNT
+        engine.upkeep.want_checkpoint()
+        for _ in range(slices):
+            engine.upkeep.step()
+        is_done = is_done or engine.upkeep.checkpoints > 0
+        other = f"f{2 * slices + 1}"
+        engine.step([commands.ValuePut(other, None, "x", b"1", True)], NOW_MS, NOW_MS)
+        engine.cold.flush()
+        engine.abandon()
+        engine = opened(disk, folder)
+        assert engine.restored.checkpoint is not None
+        assert engine.restored.notes == [], f"after {slices} slices"
+        check(engine)
+    assert is_done
+    engine.abandon()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_coming_back_to_a_state_may_be_cut_short(
+    disk: Disk, folder: Path, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "COLD_UNCLEAN_ENDS_MAX", 1_000)
+    monkeypatch.setattr(rollback, "COLD_UNDO_ROWS", 7)
+    engine = opened(disk, folder)
+    for number in range(50):
+        engine.step([commands.ValuePut(f"f{number}", None, "x", b"1", True)], NOW_MS, NOW_MS)
+    run_upkeep(engine)
+    engine.upkeep.want_checkpoint()
+    engine.upkeep.step()
+    engine.abandon()
+    write = Environment.write
+    for writes in range(0, 14 * times, times):
+        left = iter(range(writes))
+
+        def end(env: Environment, work: Any, left: Any = left) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return write(env, work)
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(Environment, "write", end)
+            opened(disk, folder).abandon()
+    engine = opened(disk, folder)
+    assert engine.restored.checkpoint is not None and engine.restored.notes == []
+    check(engine)
+    engine.abandon()
+
+
+def test_a_flow_that_spends_a_value_again_comes_back_as_it_was(disk: Disk, folder: Path) -> None:
+    engine = opened(disk, folder)
+    for data in (b"1", b"2", b"3"):
+        engine.step([commands.ValuePut("f3", None, "x", data, True)], NOW_MS, NOW_MS)
+        if data == b"2":
+            run_upkeep(engine)
+            engine.upkeep.checkpoint()
+    assert engine.cold is not None
+    engine.cold.flush()
+    engine.abandon()
+    again = opened(disk, folder)
+    assert again.restored.checkpoint is not None and again.restored.notes == []
     check(again)
     again.abandon()
