@@ -4,8 +4,10 @@ Only one thread at a time uses it, and the shard's lock keeps other processes ou
 not lock. It is not synced by commits: a crash of the process loses nothing, a power loss may leave
 any mixture of pages. What tells the two apart must not lie in those pages, so it is in files:
 
-    IN_USE     there while it is open: how many processes in a row have ended soon after opening it
-    UNSYNCED   there while commits may not be on disk: the boot of the machine that they are of
+    IN_USE     how many processes in a row have ended soon after opening it
+    UNSYNCED   the boot of the machine whose commits may not be on disk; blank: all are
+
+They are written over in place, which a full disk does not hinder.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ UUID_BYTES = 16
 _NAMES = ("rows", "ids", "lists", "expiry", "values", "counts", "meta", "former")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UUID = b"uuid"
+_NO_BOOT = b"?"
+"""Nothing tells one boot from another."""
 
 
 class ColdDamaged(Exception):
@@ -74,22 +78,29 @@ class Environment:
             readahead=False,
         )
         self._map_bytes = self._env.info()["map_size"]
-        self._is_synced = folder.read(UNSYNCED) is None
-        if self._is_synced:
-            # Before anything is written: what is there may be the state of a sync.
-            self._begin_unsynced(sync=is_old)
-        if is_old:
-            self._refuse_if_cut()
-        self._dbs = {name: self._env.open_db(name.encode()) for name in _NAMES}
-        with self._env.begin(write=True, db=self._dbs["meta"]) as txn:
-            self._uuid = txn.get(_UUID) or uuid
-            txn.put(_UUID, self._uuid)
+        try:
+            self._is_synced = is_old and folder.read(UNSYNCED) == b""
+            if is_old:
+                # Nothing is written: there may be no room for it.
+                self._refuse_if_cut()
+            else:
+                self._begin_unsynced(sync=False)
+            names = [name.encode() for name in _NAMES]
+            dbs = [self._env.open_db(name, create=not is_old) for name in names]
+            self._dbs = dict(zip(_NAMES, dbs, strict=True))
+            if is_old:
+                self._uuid = self.get("meta", _UUID) or b""
+            else:
+                self._uuid = uuid
+                self.write(lambda writing: writing.put("meta", _UUID, uuid))
+        except BaseException:
+            self.abandon()
+            raise
 
     def _refuse_if_cut(self) -> None:
         """Reading a page that the file does not have would kill the process."""
         pages = self._env.info()["last_pgno"] + 1
         if self._folder.size(_DATA) < pages * self._env.stat()["psize"]:
-            self._env.close()
             raise lmdb.CorruptedError("the file was cut")
 
     # ---- reading ----
@@ -125,14 +136,17 @@ class Environment:
         """Do work in one transaction. It may be done again, if there was not room enough.
 
         Raises:
-            ColdFull: the disk is full.
+            ColdFull: the disk is full; nothing was changed.
             ColdDamaged: anything else.
         """
         self._end_read()
         self.end_sync()
-        try:
-            if self._is_synced:
+        if self._is_synced:
+            try:
                 self._begin_unsynced(sync=True)
+            except OSError as error:
+                raise ColdFull(error.errno, f"no room for cold flows: {error}") from error
+        try:
             while True:
                 try:
                     with self._env.begin(write=True) as txn:
@@ -171,8 +185,7 @@ class Environment:
             syncing.wait()
         except lmdb.Error as error:
             raise self.damaged(str(error)) from error
-        self._is_synced = True
-        self._folder.remove(UNSYNCED)
+        self._note_synced()
 
     @property
     def uuid(self) -> bytes:
@@ -191,13 +204,19 @@ class Environment:
 
     def served(self) -> None:
         """Note that it has been read for a while: no end of the process is its fault any more."""
-        self._folder.write(IN_USE, b"0", sync=False)
+        with suppress(OSError):
+            self._folder.write(IN_USE, b"0", sync=False)
 
     def close(self) -> None:
-        """Close in order."""
+        """Close in order, with all that was committed on disk."""
         self.end_sync()
+        self._end_read()
+        if not self._is_synced:
+            with suppress(lmdb.Error):
+                self._env.sync(True)
+                self._note_synced()
         self.abandon()
-        self._folder.remove(IN_USE)
+        self.served()
 
     def abandon(self) -> None:
         """Close; safe to repeat."""
@@ -220,8 +239,13 @@ class Environment:
             self._read.abort()
             self._read = None
 
+    def _note_synced(self) -> None:
+        with suppress(OSError):
+            self._folder.write(UNSYNCED, b"", sync=False)
+            self._is_synced = True
+
     def _begin_unsynced(self, *, sync: bool) -> None:
-        self._folder.write(UNSYNCED, boot_id(), sync=sync)
+        self._folder.write(UNSYNCED, boot_id() or _NO_BOOT, sync=sync)
         self._is_synced = False
 
 
@@ -271,11 +295,12 @@ def open_environment(
         lmdb.Error, OSError: LMDB cannot be used there.
     """
     folder.make()
-    ends = int(folder.read(IN_USE) or 0)
-    unsynced = folder.read(UNSYNCED)
-    is_whole = unsynced is None or (unsynced != b"" and unsynced == boot_id())
+    told = folder.read(IN_USE) or b""
+    ends = int(told) if told.isdigit() else COLD_UNCLEAN_ENDS_MAX
+    is_whole = folder.read(UNSYNCED) in (b"", boot_id())
     if wanted is not None and is_whole and ends < COLD_UNCLEAN_ENDS_MAX:
-        folder.write(IN_USE, b"%d" % (ends + 1), sync=False)
+        with suppress(OSError):
+            folder.write(IN_USE, b"%d" % (ends + 1), sync=False)
         try:
             found = Environment(folder, uuid, map_bytes, is_old=True)
         except lmdb.Error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from shardflow.flow.cold.store import Cold
 from shardflow.flow.index.listing import cursor_of
 from shardflow.flow.limits import NAME_BYTES_MAX
 from shardflow.flow.record import COMPLETED, FAILED, Extras, NamedValue, Record, numbers_of
+from support.small_disk import SmallDisk, install
 
 UUID = b"u" * 16
 TRAIL = bytes(range(24))
@@ -312,6 +314,43 @@ def test_a_full_disk_changes_nothing(opened: Open, monkeypatch: pytest.MonkeyPat
     project(cold, ended("b"))
 
 
+def test_small_files_need_no_room(
+    folder: DiskFolder, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = opened()
+    records = project(cold, ended("a"), ended("b"))
+    identity = cold.sync()
+    disk = SmallDisk(Path(folder.path), tmp_path / "size")
+    disk.fill()
+    install(disk, monkeypatch)
+    project(cold, ended("c"))
+    cold.close()
+    for _ in range(4):
+        cold = opened(identity)
+        assert walked(cold) == records
+        project(cold, ended("d"))
+        cold.rest(requests=1_000_000)
+
+
+def test_files_that_cannot_be_written_are_a_full_disk(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    cold = opened()
+    project(cold, ended("a"))
+    cold.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskFolder, "write", full)
+        cold.rest(requests=1_000_000)
+        with pytest.raises(ColdFull):
+            cold.project([leaving(ended("b"))], 1)
+        assert cold.rows == cold.count(TYPE, COMPLETED) == 1
+        assert audit(cold) == []
+    project(cold, ended("b"))
+
+
 # ---- damage ----
 
 
@@ -438,6 +477,17 @@ def test_after_another_boot_only_what_was_synced_is_believed(
             patch.setattr(environment, "boot_id", lambda: b"another")
             assert opened(identity).rows == (0 if writes else 1)
     assert beside.boot_id() == beside.boot_id()
+
+
+def test_what_is_closed_in_order_is_on_disk(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    cold = opened()
+    records = project(cold, ended("a"))
+    identity = cold.sync()
+    project(cold, ended("b"))
+    cold.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "boot_id", lambda: b"another")
+        assert walked(opened(identity)) == records
 
 
 def test_after_ends_in_a_row_that_it_may_be_to_blame_for_it_begins_anew(opened: Open) -> None:
