@@ -48,6 +48,10 @@ class Folder(Protocol):
         """Return the bytes of a file that is there."""
         ...
 
+    def free_bytes(self) -> int:
+        """Return what is left on its disk, quotas not counted."""
+        ...
+
 
 class Background:
     """Work that is done beside, while whoever wants it goes on."""
@@ -123,6 +127,11 @@ class DiskFolder:
     def size(self, name: str) -> int:
         """Return the bytes of a file that is there."""
         return (self._path / name).stat().st_size
+
+    def free_bytes(self) -> int:
+        """Return what is left on its disk, quotas not counted."""
+        found = os.statvfs(self._path)
+        return found.f_bavail * found.f_frsize
 
 
 def overwrite(fd: int, data: bytes) -> None:

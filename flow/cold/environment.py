@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import lmdb
 
 from ..beside import Background, Folder, boot_id
-from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX
+from ..errors import OUT_OF_SPACE
+from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX, DISK_FLOOR_BYTES
 
 T = TypeVar("T")
 lmdb_error = lmdb.Error
@@ -37,7 +38,9 @@ IN_USE = "IN_USE"
 UNSYNCED = "UNSYNCED"
 UUID_BYTES = 16
 _NAMES = ("rows", "ids", "lists", "expiry", "values", "counts", "meta", "former")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = OUT_OF_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM}
+"""What says that there is no room; so does EIO on a disk that is nearly full: a write that the disk
+has cut short."""
 _UUID = b"uuid"
 _NO_BOOT = b"?"
 """Nothing tells one boot from another."""
@@ -155,9 +158,17 @@ class Environment:
                     self._map_bytes *= 2
                     self._env.set_mapsize(self._map_bytes)
         except lmdb.Error as error:
-            if getattr(error, "code", 0) in _FULL:
+            if self._is_full(getattr(error, "code", 0)):
                 raise ColdFull(errno.ENOSPC, f"no room for cold flows: {error}") from error
             raise self.damaged(str(error)) from error
+
+    def _is_full(self, code: int) -> bool:
+        if code != errno.EIO:
+            return code in _FULL
+        try:
+            return self._folder.free_bytes() < DISK_FLOOR_BYTES
+        except OSError:
+            return False
 
     def begin_sync(self, work: Callable[[Writing], T]) -> None:
         """Do work in one transaction, and begin to put everything on disk.

@@ -210,12 +210,12 @@ class Cold(Rows):
         self._settle()
         self._touched(len(leaving))
 
-    def rest(self, requests: int = 0) -> None:
+    def rest(self, requests: int = 0, *, may_write: bool = True) -> None:
         """End a step: what it looked at is forgotten; much that it let go of is deleted."""
         if self._slots:
             self._touched(len(self._slots))
             self._slots.clear()
-        if len(self._gone) >= self._flush_at:
+        if may_write and len(self._gone) >= self._flush_at:
             try:
                 self.flush()
             except ColdFull:

@@ -112,7 +112,8 @@ class Upkeep:
 
     @property
     def _is_projecting(self) -> bool:
-        return self._projector is not None and not self._projector.is_done
+        projector = self._projector
+        return projector is not None and not projector.is_done and not self._log.space.is_full
 
     @property
     def tail_bytes(self) -> int:

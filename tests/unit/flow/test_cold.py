@@ -20,7 +20,7 @@ from shardflow.flow.cold.environment import ColdDamaged, ColdFull
 from shardflow.flow.cold.layout import BadRow, pack_row, place_in_list, read_row
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.index.listing import cursor_of
-from shardflow.flow.limits import NAME_BYTES_MAX
+from shardflow.flow.limits import MIB, NAME_BYTES_MAX
 from shardflow.flow.record import COMPLETED, FAILED, Extras, NamedValue, Record, numbers_of
 from support.small_disk import SmallDisk, install
 
@@ -297,13 +297,17 @@ def test_the_map_grows_by_itself(opened: Open) -> None:
     assert walked(cold) == sorted(records, key=cursor_of)
 
 
-def test_a_full_disk_changes_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_full_disk_changes_nothing(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(DiskFolder, "free_bytes", lambda folder: MIB)
     cold = opened()
     project(cold, ended("a"))
 
     def full(*args: Any) -> None:
         error = environment.lmdb_error("mdb_txn_commit: no space")
-        error.code = 28  # type: ignore[misc]
+        error.code = code  # type: ignore[misc]
         raise error
 
     with monkeypatch.context() as patch:
@@ -349,6 +353,22 @@ def test_files_that_cannot_be_written_are_a_full_disk(
         assert cold.rows == cold.count(TYPE, COMPLETED) == 1
         assert audit(cold) == []
     project(cold, ended("b"))
+
+
+def test_a_disk_with_room_that_fails_is_damage(
+    folder: DiskFolder, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DiskFolder, "free_bytes", lambda folder: 100 * MIB)
+    cold = opened()
+
+    def broken(*args: Any) -> None:
+        error = environment.lmdb_error("mdb_txn_commit: input/output error")
+        error.code = errno.EIO  # type: ignore[misc]
+        raise error
+
+    monkeypatch.setattr(environment.Writing, "put_all", broken)
+    with pytest.raises(ColdDamaged):
+        cold.project([leaving(ended("b"))], 1)
 
 
 # ---- damage ----

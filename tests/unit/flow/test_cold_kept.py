@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from shardflow.flow import commands, queries
 from shardflow.flow.beside import DiskFolder
-from shardflow.flow.cold import environment, rollback
+from shardflow.flow.cold import environment, rollback, store
 from shardflow.flow.cold.environment import ColdDamaged, Environment
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.log.frame import HEADER_BYTES, seal
@@ -235,3 +236,26 @@ def test_a_flow_that_spends_a_value_again_comes_back_as_it_was(disk: Disk, folde
     assert again.restored.checkpoint is not None and again.restored.notes == []
     check(again)
     again.abandon()
+
+
+def test_on_a_full_disk_nothing_becomes_cold_and_nothing_is_deleted(
+    disk: Disk, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "COLD_BATCH_FLOWS", 1)
+    engine = opened(disk, folder)
+    assert engine.cold is not None
+    engine.cold.flush()
+    engine.log.space.fill(errno.ENOSPC)
+    with monkeypatch.context() as patch:
+        patch.setattr(Environment, "write", None)
+        for number in range(5):
+            put = commands.ValuePut(f"f{number}", None, "x", b"1", True)
+            engine.step([put], NOW_MS, NOW_MS)
+        run_upkeep(engine)
+    assert engine.cold.rows == COUNT - 5
+    engine.log.look()
+    assert not engine.log.space.is_full
+    run_upkeep(engine)
+    assert engine.cold.rows == COUNT
+    check(engine)
+    engine.abandon()
