@@ -215,7 +215,8 @@ class Cold(Rows):
         if self._slots:
             self._touched(len(self._slots))
             self._slots.clear()
-        if may_write and len(self._gone) >= self._flush_at:
+        # A transaction would wait for the sync.
+        if may_write and len(self._gone) >= self._flush_at and not self.is_syncing:
             try:
                 self.flush()
             except ColdFull:

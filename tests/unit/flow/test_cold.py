@@ -13,7 +13,7 @@ import pytest
 from shardflow.flow import beside
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.codec import encoder
-from shardflow.flow.cold import environment
+from shardflow.flow.cold import environment, store
 from shardflow.flow.cold.audit import audit
 from shardflow.flow.cold.changes import Leaving
 from shardflow.flow.cold.environment import ColdDamaged, ColdFull
@@ -251,6 +251,35 @@ def test_what_was_let_go_of_is_nowhere_any_more(opened: Open, flushes: bool) -> 
     assert [cold.place(number) is None for number in (1, 2, 3, 9, 5)] == [True] * 4 + [False]
     for kind, name in (("parent", "x"), ("root", "y"), ("correlation", "c")):
         assert not list(cold.walk(kind, name, None, None))  # type: ignore[arg-type]
+
+
+def test_nothing_is_deleted_while_a_sync_is_under_way(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        is_running = True
+
+        def __init__(self, work: Callable[[], None]) -> None:
+            pass
+
+        def wait(self) -> None:
+            assert not self.is_running, "somebody waits for it"
+
+    monkeypatch.setattr(environment, "Background", Slow)
+    monkeypatch.setattr(store, "COLD_BATCH_FLOWS", 1)
+    cold = opened()
+    project(cold, ended("a"), ended("b"))
+    cold.begin_sync()
+    slot = cold.find(None, "a")
+    assert slot is not None
+    cold.adopt(slot)
+    for _ in range(2):
+        cold.rest()
+        assert cold.environment.size("rows") == 2
+        assert cold.find(None, "a") is None
+    Slow.is_running = False
+    cold.rest()
+    assert cold.environment.size("rows") == 1
 
 
 def test_a_flow_that_comes_back_cold_is_found_once(opened: Open) -> None:
