@@ -140,8 +140,8 @@ COLD_COMPACT_FLOWS: Final = 100_000
 COLD_MAP_BYTES: Final = 64 * MIB
 """What an environment may hold at first; each time that it is full, twice as much."""
 COLD_REMAP_ROWS: Final = 500
-"""After so many rows, new or read, the pages that they touched are given back to the system: each
-of them brings its neighbours with it, which count as memory of the process."""
+"""After so many look-ups and new rows, the pages that they touched are given back to the system:
+each of them brings its neighbours with it, which count as memory of the process."""
 COLD_UNDO_ROWS: Final = 500
 """Rows that one transaction undoes at a start, and those kept aside for that which it forgets."""
 COLD_ID_BYTES: Final = 64

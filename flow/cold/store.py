@@ -16,7 +16,6 @@ from ..index.cold import ColdSlot
 from ..limits import (
     COLD_BATCH_FLOWS,
     COLD_MAP_BYTES,
-    COLD_REMAP_ROWS,
     COLD_SERVED_REQUESTS,
 )
 from ..record import numbers_of
@@ -48,7 +47,6 @@ class Cold(Rows):
     def __init__(self, env: Environment) -> None:
         super().__init__(env)
         self._flush_at = COLD_BATCH_FLOWS
-        self._touched_rows = 0
         self._served = 0
         self._next = int.from_bytes(env.get("meta", _NEXT) or b"\1", "big")
         self._states = States(env)
@@ -128,6 +126,7 @@ class Cold(Rows):
         """Return where a value of a cold flow lies, packed."""
         if not self.rows or number in self._gone_values:
             return None
+        self._touch(1)
         try:
             data = self._env.get("values", pack_number(number))
             return None if data is None else read_place(number, data)
@@ -176,6 +175,7 @@ class Cold(Rows):
                 moved.add(old)
             return moved
 
+        self._touch(len(by_row))
         try:
             return self._env.write(work)
         except BadRow:
@@ -208,13 +208,11 @@ class Cold(Rows):
         self._next = first + len(leaving)
         self.rows += len(leaving)
         self._settle()
-        self._touched(len(leaving))
+        self._touch(len(leaving))
 
     def rest(self, requests: int = 0, *, may_write: bool = True) -> None:
         """End a step: what it looked at is forgotten; much that it let go of is deleted."""
-        if self._slots:
-            self._touched(len(self._slots))
-            self._slots.clear()
+        self._slots.clear()
         # A transaction would wait for the sync.
         if may_write and len(self._gone) >= self._flush_at and not self.is_syncing:
             try:
@@ -225,12 +223,6 @@ class Cold(Rows):
             self._served += requests
             if self._served >= COLD_SERVED_REQUESTS:
                 self._env.served()
-
-    def _touched(self, rows: int) -> None:
-        self._touched_rows += rows
-        if self._touched_rows >= COLD_REMAP_ROWS:
-            self._touched_rows = 0
-            self._env.remap()
 
     def flush(self) -> None:
         """Delete what was let go of."""

@@ -13,14 +13,14 @@ import pytest
 from shardflow.flow import beside
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.codec import encoder
-from shardflow.flow.cold import environment, store
+from shardflow.flow.cold import environment, rows, store
 from shardflow.flow.cold.audit import audit
 from shardflow.flow.cold.changes import Leaving
 from shardflow.flow.cold.environment import ColdDamaged, ColdFull
 from shardflow.flow.cold.layout import BadRow, pack_row, place_in_list, read_row
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.index.listing import cursor_of
-from shardflow.flow.limits import MIB, NAME_BYTES_MAX
+from shardflow.flow.limits import COLD_REMAP_ROWS, MIB, NAME_BYTES_MAX
 from shardflow.flow.record import COMPLETED, FAILED, Extras, NamedValue, Record, numbers_of
 from support.small_disk import SmallDisk, install
 
@@ -216,6 +216,52 @@ def test_places_in_a_list_sort_as_their_flows_do() -> None:
     ids = ["", "a", "ab", "b", "é", "\U0001f600", "a" * 63, "a" * 64]
     places = [(place_in_list(ms, name), (ms, name)) for ms in (0, 1, 2**53) for name in ids]
     assert [flow for _, flow in sorted(places)] == sorted(flow for _, flow in places)
+
+
+def test_a_walk_remembers_nothing_and_gives_pages_back(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = opened()
+    records = project(cold, *(ended(f"f{n:03}", at_ms=n // 7) for n in range(300)))
+    monkeypatch.setattr(rows, "COLD_REMAP_ROWS", 20)
+    remaps = []
+    monkeypatch.setattr(environment.Environment, "remap", _counted(environment, remaps))
+    for reverse in (False, True):
+        remaps.clear()
+        assert walked(cold, reverse=reverse) == records[:: -1 if reverse else 1]
+        assert not cold._slots
+        assert len(remaps) >= 10
+    check_pages(cold, records)
+
+
+def test_look_ups_that_find_nothing_give_pages_back_too(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = opened()
+    project(cold, ended("a", payload_number=1))
+    remaps: list[int] = []
+    monkeypatch.setattr(environment.Environment, "remap", _counted(environment, remaps))
+    looks: list[Callable[[], object]] = [
+        lambda: cold.find(None, "b"),
+        lambda: cold.owner(None, "b", TRAIL[:12]),
+        lambda: cold.place(2),
+        lambda: cold.move([(1, b"x" * 12, b"y" * 12)], []),
+    ]
+    for look in looks:
+        remaps.clear()
+        for _ in range(2 * COLD_REMAP_ROWS):
+            look()
+        assert len(remaps) >= 2
+
+
+def _counted(module: Any, calls: list[int]) -> Callable[[Any], None]:
+    remap = module.Environment.remap
+
+    def counted(env: Any) -> None:
+        calls.append(1)
+        remap(env)
+
+    return counted
 
 
 # ---- retention and letting go ----

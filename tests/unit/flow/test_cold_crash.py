@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from shardflow.flow import commands, queries
 from shardflow.flow.beside import DiskFolder
-from shardflow.flow.cold import environment, rollback, store
+from shardflow.flow.cold import environment, rollback, rows, store
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.engine import project
 from shardflow.flow.engine.engine import Engine
@@ -44,7 +44,7 @@ def _small_slices() -> Iterator[None]:
         patch.setattr(environment, "Background", AtOnce)
         patch.setattr(environment, "COLD_UNCLEAN_ENDS_MAX", 1_000_000)
         patch.setattr(rollback, "COLD_UNDO_ROWS", 2)
-        patch.setattr(store, "COLD_REMAP_ROWS", 5)
+        patch.setattr(rows, "COLD_REMAP_ROWS", 5)
         yield
 
 
