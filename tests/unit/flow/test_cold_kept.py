@@ -15,6 +15,7 @@ from shardflow.flow.beside import DiskFolder
 from shardflow.flow.cold import environment, rollback, store
 from shardflow.flow.cold.environment import ColdDamaged, Environment
 from shardflow.flow.engine.engine import Engine
+from shardflow.flow.engine.merge import Merge
 from shardflow.flow.log.frame import HEADER_BYTES, seal
 from shardflow.flow.log.parts import END
 from shardflow.flow.replies import Done, Events
@@ -259,3 +260,27 @@ def test_on_a_full_disk_nothing_becomes_cold_and_nothing_is_deleted(
     assert engine.cold.rows == COUNT
     check(engine)
     engine.abandon()
+
+
+def test_a_start_keeps_none_of_them_in_memory(
+    disk: Disk, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "COLD_BATCH_FLOWS", 10)
+    engine = opened(disk, folder)
+    engine.log.rotate()
+    ask(engine, commands.Create([commands.NewFlow("new", None, "u", "queued")]))
+    engine.upkeep.checkpoint()
+    for number in range(COUNT // 2):
+        put = commands.ValuePut(f"f{number}", None, "x", b"1", True)
+        engine.step([put], NOW_MS, NOW_MS)
+    spans = [span for span in engine.log.spans.values() if span.part.last == 1]
+    merge = Merge(engine.log, engine.state, engine.values, spans, engine.cold)
+    while not merge.is_done:
+        merge.step()
+    engine.abandon()
+    again = opened(disk, folder)
+    assert again.restored.checkpoint is not None and again.restored.notes == []
+    assert again.cold is not None and again.cold.rows == COUNT // 2
+    assert not again.cold._slots and len(again.cold._gone) < 10
+    check(again)
+    again.abandon()
