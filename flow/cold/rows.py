@@ -52,6 +52,9 @@ class Rows:
         except BadRow:
             raise env.damaged("a damaged count") from None
         self.rows = self.counts.total
+        size = env.size("rows")
+        if size != self.rows:
+            raise env.damaged(f"{self.rows} rows are counted, and there are {size}")
 
     # ---- finding ----
 
@@ -197,10 +200,13 @@ class Rows:
         """Return flows that are past their retention, those first that have been so for longest."""
         found: list[ColdSlot] = []
         for key in self._by_expiry():
-            if len(found) == limit or int.from_bytes(key[:8], "big") > now_ms:
+            at_ms = int.from_bytes(key[:8], "big")
+            if len(found) == limit or at_ms > now_ms:
                 break
             slot = self._slot(row_of(key))
             assert slot is not None
+            if slot.held.expires_at_ms != at_ms:
+                raise self._env.damaged(f"row {slot.row} is named with another time than its own")
             found.append(slot)
         return found
 

@@ -17,7 +17,7 @@ from shardflow.flow.cold import environment, rows, store
 from shardflow.flow.cold.audit import audit
 from shardflow.flow.cold.changes import Leaving
 from shardflow.flow.cold.environment import ColdDamaged, ColdFull
-from shardflow.flow.cold.layout import BadRow, pack_row, place_in_list, read_row
+from shardflow.flow.cold.layout import BadRow, pack_number, pack_row, place_in_list, read_row
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.index.listing import cursor_of
 from shardflow.flow.limits import COLD_REMAP_ROWS, MIB, NAME_BYTES_MAX
@@ -510,6 +510,31 @@ def test_an_index_that_lacks_a_row_is_damage_when_it_is_deleted(opened: Open) ->
     cold.adopt(slot)
     with pytest.raises(ColdDamaged):
         cold.flush()
+
+
+@pytest.mark.parametrize("bit", [8, 13])
+def test_a_time_that_is_not_the_flows_own_drops_none(opened: Open, bit: int) -> None:
+    cold = opened()
+    record = ended("a", at_ms=1 << 14)
+    project(cold, record)
+    assert record.expires_at_ms is not None
+    key, row_key = pack_number(record.expires_at_ms), pack_number(1)
+    wrong = pack_number(record.expires_at_ms ^ 1 << bit)
+    cold.environment.write(lambda writing: writing.delete("expiry", key + row_key))
+    cold.environment.write(lambda writing: writing.put("expiry", wrong + row_key, b""))
+    with pytest.raises(ColdDamaged):
+        cold.expired(1 << 20, 9)
+
+
+@pytest.mark.parametrize("name", ["counts", "rows"])
+def test_counts_that_differ_from_the_rows_are_damage(opened: Open, name: str) -> None:
+    cold = opened()
+    project(cold, ended("a"), ended("b"))
+    identity = cold.sync()
+    cold.environment.write(lambda writing: writing.clear(name))
+    again = opened(identity)
+    assert again.identity != identity, "made anew"
+    assert again.rows == again.environment.size("rows") == 0
 
 
 # ---- trust ----
