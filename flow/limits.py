@@ -151,9 +151,8 @@ PROBLEMS_MAX: Final = 100
 COLD_VERIFY_ROWS: Final = 50
 """Rows that are verified in one slice, after a start that has kept them."""
 COLD_UNCLEAN_ENDS_MAX: Final = 2
-"""Ends of the process in a row, soon after it began, that are put down to the environment."""
-COLD_SERVED_REQUESTS: Final = 10_000
-"""After so many requests the environment has shown that it can be read."""
+"""Ends of the process in a row, before it had verified its rows, that are put down to the
+environment."""
 RECORD_BYTES_MAX: Final = 384 * KIB
 """No record outgrows this: its names, attributes and references to values are bounded."""
 RECORD_NAMES_MAX: Final = 20

@@ -60,13 +60,20 @@ class ColdFull(OSError):
 class Environment:
     """Databases by name, one transaction at a time."""
 
-    def __init__(self, folder: Folder, uuid: bytes, map_bytes: int, *, is_old: bool) -> None:
+    def __init__(
+        self, folder: Folder, uuid: bytes, map_bytes: int, *, is_old: bool, ends: int
+    ) -> None:
         """Open what is in the folder (`is_old`), or make it.
+
+        `ends`: how many processes in a row have ended soon after opening it.
 
         Raises:
             lmdb.Error, OSError: it cannot be used.
         """
         self._folder = folder
+        self._ends = ends
+        self._is_closed = False
+        """Whether there is nothing to be noted about it any more."""
         self._map_bytes = map_bytes
         self._read: Txn | None = None
         self._cursors: dict[str, Cursor] = {}
@@ -90,7 +97,7 @@ class Environment:
                 self._begin_unsynced(sync=False)
             names = [name.encode() for name in _NAMES]
             dbs = [self._env.open_db(name, create=not is_old) for name in names]
-            self._dbs = dict(zip(_NAMES, dbs, strict=True))
+            self._dbs: dict[str, Any] = dict(zip(_NAMES, dbs, strict=True))
             if is_old:
                 self._uuid = self.get("meta", _UUID) or b""
             else:
@@ -126,12 +133,22 @@ class Environment:
         return self.reader().cursor(self._dbs[name])
 
     def get(self, name: str, key: bytes) -> bytes | None:
-        """Return the value of a key."""
-        return self.reader().get(key, None, self._dbs[name])
+        """Return the value of a key.
+
+        Raises:
+            ColdDamaged: it cannot be read; likewise below.
+        """
+        try:
+            return self.reader().get(key, None, self._dbs[name])
+        except lmdb.Error as error:
+            raise self.damaged(str(error)) from error
 
     def size(self, name: str) -> int:
         """Return how many keys a database has."""
-        return self.reader().stat(self._dbs[name])["entries"]
+        try:
+            return self.reader().stat(self._dbs[name])["entries"]
+        except lmdb.Error as error:
+            raise self.damaged(str(error)) from error
 
     # ---- writing ----
 
@@ -214,9 +231,9 @@ class Environment:
     # ---- its end ----
 
     def served(self) -> None:
-        """Note that it has been read for a while: no end of the process is its fault any more."""
-        with suppress(OSError):
-            self._folder.write(IN_USE, b"0", sync=False)
+        """Note that all of it could be read: no end of the process is its fault any more."""
+        self._ends = 0
+        self._note_ends(0)
 
     def close(self) -> None:
         """Close in order, with all that was committed on disk."""
@@ -226,21 +243,25 @@ class Environment:
             with suppress(lmdb.Error):
                 self._env.sync(True)
                 self._note_synced()
+        self._ends = 0
         self.abandon()
-        self.served()
 
     def abandon(self) -> None:
-        """Close; safe to repeat."""
+        """Close; safe to repeat. A process that comes here was not killed by what it has read."""
         syncing, self._syncing = self._syncing, None
         if syncing is not None:
             with suppress(lmdb.Error):
                 syncing.wait()
         self._end_read()
         self._env.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._note_ends(self._ends)
 
     def damaged(self, why: str) -> ColdDamaged:
         """Remove what cannot be believed; return what is to be raised."""
         self._folder.clear()
+        self._is_closed = True
         return ColdDamaged(f"cold flows in {self._folder.path}: {why}; to be made anew")
 
     def _end_read(self) -> None:
@@ -249,6 +270,10 @@ class Environment:
         if self._read is not None:
             self._read.abort()
             self._read = None
+
+    def _note_ends(self, count: int) -> None:
+        with suppress(OSError):
+            self._folder.write(IN_USE, b"%d" % count, sync=False)
 
     def _note_synced(self) -> None:
         with suppress(OSError):
@@ -313,8 +338,8 @@ def open_environment(
         with suppress(OSError):
             folder.write(IN_USE, b"%d" % (ends + 1), sync=False)
         try:
-            found = Environment(folder, uuid, map_bytes, is_old=True)
-        except lmdb.Error:
+            found = Environment(folder, uuid, map_bytes, is_old=True, ends=ends)
+        except (lmdb.Error, ColdDamaged):
             pass
         else:
             if found.uuid == wanted:
@@ -322,4 +347,4 @@ def open_environment(
             found.abandon()
     folder.clear()
     folder.write(IN_USE, b"1", sync=False)
-    return Environment(folder, uuid, map_bytes, is_old=False), False
+    return Environment(folder, uuid, map_bytes, is_old=False, ends=0), False

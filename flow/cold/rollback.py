@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from itertools import islice
 
+import lmdb
+
 from ..limits import COLD_UNDO_ROWS
 from ..record import numbers_of
 from .changes import Counts, Leaving, delete_row, put_rows, read_former
@@ -106,8 +108,8 @@ def roll_back(env: Environment, number: int) -> bool:
         counts = Counts.load(env)
         while _undo_newer(env, counts, begin) or _bring_back(env, counts, number, begin):
             env.remap()
-    except (BadRow, ValueError) as error:
-        raise env.damaged(f"a row is damaged ({error})") from None
+    except (BadRow, ValueError, lmdb.Error) as error:
+        raise env.damaged(f"a row is damaged ({error!r})") from error
     return True
 
 

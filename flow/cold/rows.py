@@ -49,8 +49,8 @@ class Rows:
         self._touched = 0
         try:
             self.counts = Counts.load(env)
-        except BadRow:
-            raise env.damaged("a damaged count") from None
+        except (BadRow, lmdb.Error) as error:
+            raise env.damaged(f"the counts cannot be read: {error!r}") from error
         self.rows = self.counts.total
         size = env.size("rows")
         if size != self.rows:

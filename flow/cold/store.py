@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-import lmdb
-
 from ..beside import Folder
 from ..index.cold import ColdSlot
 from ..limits import (
     COLD_BATCH_FLOWS,
     COLD_MAP_BYTES,
-    COLD_SERVED_REQUESTS,
 )
 from ..record import numbers_of
 from .changes import Leaving, delete_row, put_rows
@@ -47,7 +44,6 @@ class Cold(Rows):
     def __init__(self, env: Environment) -> None:
         super().__init__(env)
         self._flush_at = COLD_BATCH_FLOWS
-        self._served = 0
         self._next = int.from_bytes(env.get("meta", _NEXT) or b"\1", "big")
         self._states = States(env)
 
@@ -127,11 +123,9 @@ class Cold(Rows):
         if not self.rows or number in self._gone_values:
             return None
         self._touch(1)
+        data = self._env.get("values", pack_number(number))
         try:
-            data = self._env.get("values", pack_number(number))
             return None if data is None else read_place(number, data)
-        except lmdb.Error as error:
-            raise self._env.damaged(str(error)) from error
         except BadRow:
             raise self._env.damaged(f"the place of value {number} is damaged") from None
 
@@ -210,7 +204,7 @@ class Cold(Rows):
         self._settle()
         self._touch(len(leaving))
 
-    def rest(self, requests: int = 0, *, may_write: bool = True) -> None:
+    def rest(self, *, may_write: bool = True) -> None:
         """End a step: what it looked at is forgotten; much that it let go of is deleted."""
         self._slots.clear()
         # A transaction would wait for the sync.
@@ -219,10 +213,6 @@ class Cold(Rows):
                 self.flush()
             except ColdFull:
                 self._flush_at = 2 * len(self._gone)
-        if self._served < COLD_SERVED_REQUESTS:
-            self._served += requests
-            if self._served >= COLD_SERVED_REQUESTS:
-                self._env.served()
 
     def flush(self) -> None:
         """Delete what was let go of."""
@@ -291,6 +281,10 @@ class Cold(Rows):
         self._states.noted()
 
     # ---- the end ----
+
+    def verified(self) -> None:
+        """Note that every row was read since it was opened: it ends no process."""
+        self._env.served()
 
     def close(self) -> None:
         """Close in order."""

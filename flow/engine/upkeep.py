@@ -55,6 +55,8 @@ class Upkeep:
         self._verification: Iterator[bool] | None = None
         if cold is not None and cold.rows:
             self._verification = verify(cold)
+        elif cold is not None:
+            cold.verified()
         self._is_turn_of_job = False
         self._job: Merge | Hint | Checkpoint | None = None
         self._scrub = Scrub(log, restored.unread)

@@ -19,6 +19,7 @@ from shardflow.flow.cold.changes import Leaving
 from shardflow.flow.cold.environment import ColdDamaged, ColdFull
 from shardflow.flow.cold.layout import BadRow, pack_number, pack_row, place_in_list, read_row
 from shardflow.flow.cold.store import Cold
+from shardflow.flow.cold.verify import verify
 from shardflow.flow.index.listing import cursor_of
 from shardflow.flow.limits import COLD_REMAP_ROWS, MIB, NAME_BYTES_MAX
 from shardflow.flow.record import COMPLETED, FAILED, Extras, NamedValue, Record, numbers_of
@@ -224,7 +225,7 @@ def test_a_walk_remembers_nothing_and_gives_pages_back(
     cold = opened()
     records = project(cold, *(ended(f"f{n:03}", at_ms=n // 7) for n in range(300)))
     monkeypatch.setattr(rows, "COLD_REMAP_ROWS", 20)
-    remaps = []
+    remaps: list[int] = []
     monkeypatch.setattr(environment.Environment, "remap", _counted(environment, remaps))
     for reverse in (False, True):
         remaps.clear()
@@ -408,7 +409,7 @@ def test_small_files_need_no_room(
         cold = opened(identity)
         assert walked(cold) == records
         project(cold, ended("d"))
-        cold.rest(requests=1_000_000)
+        cold.verified()
 
 
 def test_files_that_cannot_be_written_are_a_full_disk(
@@ -422,7 +423,7 @@ def test_files_that_cannot_be_written_are_a_full_disk(
     cold.sync()
     with monkeypatch.context() as patch:
         patch.setattr(DiskFolder, "write", full)
-        cold.rest(requests=1_000_000)
+        cold.verified()
         with pytest.raises(ColdFull):
             cold.project([leaving(ended("b"))], 1)
         assert cold.rows == cold.count(TYPE, COMPLETED) == 1
@@ -490,6 +491,31 @@ def test_a_flipped_byte_in_the_place_of_a_value_is_never_answered(
     flip(folder, b"<-a place->!")
     with pytest.raises(ColdDamaged):
         cold.place(256)
+
+
+def test_an_error_of_lmdb_in_a_read_is_damage(folder: DiskFolder, opened: Open) -> None:
+    class Broken:
+        def abort(self) -> None: ...
+
+        def __getattr__(self, name: str) -> Any:
+            raise environment.lmdb_error("a page is not there")
+
+    reads: list[Callable[[Cold], object]] = [
+        lambda cold: cold.find(None, "a"),
+        lambda cold: cold.read(1),
+        lambda cold: cold.place(256),
+        lambda cold: cold.values,
+        lambda cold: list(verify(cold)),
+        walked,
+    ]
+    for read in reads:
+        cold = opened()
+        project(cold, ended("a", payload_number=256))
+        cold.environment._read = Broken()  # type: ignore[assignment]
+        cold.environment._cursors.clear()
+        with pytest.raises(ColdDamaged):
+            read(cold)
+        assert not (Path(folder.path) / "data.mdb").exists(), "nobody reads it again"
 
 
 def test_a_row_that_is_missing_is_damage(opened: Open) -> None:
@@ -610,15 +636,32 @@ def test_what_is_closed_in_order_is_on_disk(opened: Open, monkeypatch: pytest.Mo
         assert walked(opened(identity)) == records
 
 
-def test_after_ends_in_a_row_that_it_may_be_to_blame_for_it_begins_anew(opened: Open) -> None:
+def test_after_ends_in_a_row_that_it_may_be_to_blame_for_it_begins_anew(
+    folder: DiskFolder, opened: Open
+) -> None:
     cold = opened()
     project(cold, ended("a"))
     identity = cold.sync()
     cold.close()
-    assert [opened(identity).rows for _ in range(4)] == [1, 1, 0, 0]
+    found = []
+    for _ in range(4):
+        cold = opened(identity)
+        found.append(cold.rows)
+        kill(folder, cold)
+    assert found == [1, 1, 0, 0]
 
 
-def test_ends_after_it_has_served_are_not_put_down_to_it(opened: Open) -> None:
+def kill(folder: DiskFolder, cold: Cold) -> None:
+    """End as a process does that is killed."""
+    told = folder.read(environment.IN_USE)
+    assert told is not None
+    cold.abandon()
+    folder.write(environment.IN_USE, told, sync=False)
+
+
+def test_ends_after_it_was_verified_are_not_put_down_to_it(
+    folder: DiskFolder, opened: Open
+) -> None:
     cold = opened()
     project(cold, ended("a"))
     identity = cold.sync()
@@ -626,7 +669,15 @@ def test_ends_after_it_has_served_are_not_put_down_to_it(opened: Open) -> None:
     for _ in range(4):
         cold = opened(identity)
         assert cold.rows == 1
-        cold.rest(requests=1_000_000)
+        assert list(verify(cold))
+        kill(folder, cold)
+
+
+def test_processes_that_know_why_they_end_do_not_count(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    identity = cold.sync()
+    assert [opened(identity).rows for _ in range(4)] == [1] * 4
 
 
 @pytest.mark.parametrize("size", [0, 100, 4_096, 5_000])

@@ -42,7 +42,6 @@ def _small_slices() -> Iterator[None]:
         patch.setattr(project, "COLD_COMPACT_FLOWS", 3)
         patch.setattr(store, "COLD_BATCH_FLOWS", 3)
         patch.setattr(environment, "Background", AtOnce)
-        patch.setattr(environment, "COLD_UNCLEAN_ENDS_MAX", 1_000_000)
         patch.setattr(rollback, "COLD_UNDO_ROWS", 2)
         patch.setattr(rows, "COLD_REMAP_ROWS", 5)
         yield

@@ -167,7 +167,6 @@ def test_what_came_back_from_cold_is_in_the_next_checkpoint(
 def test_a_checkpoint_that_is_cut_short_anywhere_costs_none_before_it(
     disk: Disk, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "COLD_UNCLEAN_ENDS_MAX", 1_000)
     monkeypatch.setattr(environment, "Background", AtOnce)
     engine = opened(disk, folder)
     is_done = False
@@ -196,7 +195,6 @@ def test_a_checkpoint_that_is_cut_short_anywhere_costs_none_before_it(
 def test_coming_back_to_a_state_may_be_cut_short(
     disk: Disk, folder: Path, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "COLD_UNCLEAN_ENDS_MAX", 1_000)
     monkeypatch.setattr(rollback, "COLD_UNDO_ROWS", 7)
     engine = opened(disk, folder)
     for number in range(50):
