@@ -85,6 +85,7 @@ def fault(env: Environment, key: bytes, row: Row) -> str:
         return "a listing"
     for number in numbers_of(record, row.spent):
         place = env.get("values", pack_number(number))
-        if place is not None:
-            read_place(number, place)
+        if place is None:
+            return f"the place of value {number}"
+        read_place(number, place)
     return ""

@@ -14,6 +14,7 @@ from shardflow.flow import commands, queries
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.cold import environment, rollback, store
 from shardflow.flow.cold.environment import ColdDamaged, Environment
+from shardflow.flow.cold.verify import verify
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.engine.merge import Merge
 from shardflow.flow.log.frame import HEADER_BYTES, seal
@@ -111,6 +112,33 @@ def test_what_is_damaged_is_found_and_made_anew(disk: Disk, folder: Path, name: 
     assert again.cold.rows == COUNT
     check(again)
     again.abandon()
+
+
+def test_a_value_that_is_nowhere_is_damage(disk: Disk, folder: Path) -> None:
+    with lmdb.open(str(folder), max_dbs=20, lock=False) as env:
+        database = env.open_db(b"values", create=False)
+        with env.begin(write=True, db=database) as txn:
+            cursor = txn.cursor()
+            assert cursor.first() and cursor.delete()
+    engine = opened(disk, folder)
+    with pytest.raises(ColdDamaged, match="value"):
+        run_upkeep(engine)
+    engine.abandon()
+
+
+def test_a_flow_whose_value_is_nowhere_stays_in_memory(disk: Disk, folder: Path) -> None:
+    engine = opened(disk, folder)
+    flows = [commands.NewFlow(name, None, "t", "queued", payload=b"x") for name in ("n", "o")]
+    ask(engine, commands.Create(flows))
+    slot = engine.state.table.get(None, "n")
+    assert slot is not None
+    engine.values.drop([slot.held.payload_number])
+    ask(engine, commands.Cancel([commands.Ending(n, None, None, None, force=True) for n in "no"]))
+    run_upkeep(engine)
+    assert engine.state.table.get(None, "n") is not None
+    assert engine.cold is not None and engine.cold.rows == COUNT + 1
+    assert list(verify(engine.cold))
+    engine.abandon()
 
 
 def test_without_them_their_checkpoint_is_of_no_use(disk: Disk, folder: Path) -> None:
