@@ -18,6 +18,8 @@ PRIORITY_MAX: Final = 2
 CLAIM_LIMIT_MAX: Final = 1_000
 BATCH_ITEMS_MAX: Final = 1_000
 LIST_COUNT_MAX: Final = 1_000
+LIST_SCAN_FLOWS: Final = 2_000
+"""Cold flows that a shard looks at for one page; if that ends early, it is asked to go on."""
 HISTORY_COUNT_MAX: Final = 10_000
 MAX_RETRIES_MAX: Final = 1_000
 MAX_RECLAIMS_MAX: Final = 1_000_000
@@ -278,6 +280,6 @@ assert DISK_FLOOR_BYTES + DISK_RESERVE_BYTES < FRAME_BYTES_MAX
 assert COLD_ID_BYTES + 64 <= 511, "a key of LMDB has at most 511 bytes"
 assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"
 assert LEFTOVER_SECONDS_MAX < LOCK_SECONDS_MAX
-assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX
+assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX <= LIST_SCAN_FLOWS
 assert LINK_CREATIONS_MAX < LINK_REQUESTS_MAX
 assert BACKOFF_BASE_MS_DEFAULT <= BACKOFF_MAX_MS_DEFAULT <= BACKOFF_MS_MAX

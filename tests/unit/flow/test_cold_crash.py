@@ -25,6 +25,7 @@ from shardflow.flow.cold.store import Cold
 from shardflow.flow.engine import project
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.index.listing import cursor_of
+from shardflow.flow.machine import reads
 from shardflow.flow.record import Record
 from shardflow.flow.replies import Data, Done
 from shardflow.flow.settings import Settings
@@ -44,6 +45,7 @@ def _small_slices() -> Iterator[None]:
         patch.setattr(environment, "Background", AtOnce)
         patch.setattr(rollback, "COLD_UNDO_ROWS", 2)
         patch.setattr(rows, "COLD_REMAP_ROWS", 5)
+        patch.setattr(reads, "LIST_SCAN_FLOWS", 3)
         yield
 
 
@@ -168,9 +170,11 @@ class ColdMachine(CheckpointingMachine):
         first = queries.Lineage(kind, name, None, None, None, 3, None, True, now_ms=0)
         (page,) = self.ask(first)
         assert isinstance(page, Done)
-        (rest,) = self.ask(replace(first, after=page.cursor, count=1_000))
-        assert isinstance(rest, Done)
-        listed = page.outcomes if page.cursor is None else page.outcomes + rest.outcomes
+        listed = list(page.outcomes)
+        while page.cursor is not None:
+            (page,) = self.ask(replace(first, after=page.cursor, count=1_000))
+            assert isinstance(page, Done)
+            listed += page.outcomes
         assert listed == wanted
 
     @invariant()
