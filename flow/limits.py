@@ -144,8 +144,12 @@ COLD_MAP_BYTES: Final = 64 * MIB
 COLD_REMAP_ROWS: Final = 500
 """After so many look-ups and new rows, the pages that they touched are given back to the system:
 each of them brings its neighbours with it, which count as memory of the process."""
-COLD_UNDO_ROWS: Final = 500
-"""Rows that one transaction undoes at a start, and those kept aside for that which it forgets."""
+COLD_WAITING_MAX: Final = 5_000
+"""Flows let go of that wait for a checkpoint's sync to end, before a transaction waits for it."""
+COLD_UNDO_ROWS: Final = 100
+"""Rows that one transaction undoes at a start: few, so that a full disk has the pages for it."""
+COLD_FORGET_ROWS: Final = 500
+"""Rows kept aside for that which one transaction forgets: more than it may add."""
 COLD_ID_BYTES: Final = 64
 """Of an id, in the key of a listing; flows that are alike in these are sorted when read."""
 PROBLEMS_MAX: Final = 100
@@ -277,6 +281,7 @@ assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bit
 assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0
 assert SEGMENT_GROW_BYTES <= DISK_RESERVE_BYTES, "the log goes on with what the reserve gives"
 assert DISK_FLOOR_BYTES + DISK_RESERVE_BYTES < FRAME_BYTES_MAX
+assert COLD_BATCH_FLOWS < COLD_FORGET_ROWS < COLD_WAITING_MAX
 assert COLD_ID_BYTES + 64 <= 511, "a key of LMDB has at most 511 bytes"
 assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"
 assert LEFTOVER_SECONDS_MAX < LOCK_SECONDS_MAX

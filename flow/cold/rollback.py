@@ -14,7 +14,7 @@ from itertools import islice
 
 import lmdb
 
-from ..limits import COLD_UNDO_ROWS
+from ..limits import COLD_FORGET_ROWS, COLD_UNDO_ROWS
 from ..record import numbers_of
 from .changes import Counts, Leaving, delete_row, put_rows, read_former
 from .environment import Environment, Writing
@@ -62,7 +62,7 @@ class States:
             _settle_on(writing, self.number, self.begin)
         cursor = writing.scan("former")
         is_found = cursor.first()
-        for _ in range(COLD_UNDO_ROWS):
+        for _ in range(COLD_FORGET_ROWS):
             if not is_found or tag_of(cursor.key()) >= self.number:
                 return
             is_found = cursor.delete() and bool(cursor.key())

@@ -14,6 +14,7 @@ from ..index.cold import ColdSlot
 from ..limits import (
     COLD_BATCH_FLOWS,
     COLD_MAP_BYTES,
+    COLD_WAITING_MAX,
 )
 from ..record import numbers_of
 from .changes import Leaving, delete_row, put_rows
@@ -207,8 +208,11 @@ class Cold(Rows):
     def rest(self, *, may_write: bool = True) -> None:
         """End a step: what it looked at is forgotten; much that it let go of is deleted."""
         self._slots.clear()
+        waiting = len(self._gone)
         # A transaction would wait for the sync.
-        if may_write and len(self._gone) >= self._flush_at and not self.is_syncing:
+        if self.is_syncing and waiting < COLD_WAITING_MAX:
+            may_write = False
+        if may_write and waiting >= self._flush_at:
             try:
                 self.flush()
             except ColdFull:

@@ -324,6 +324,9 @@ def test_nothing_is_deleted_while_a_sync_is_under_way(
         cold.rest()
         assert cold.environment.size("rows") == 2
         assert cold.find(None, "a") is None
+    monkeypatch.setattr(store, "COLD_WAITING_MAX", 1)
+    with pytest.raises(AssertionError, match="somebody waits"):
+        cold.rest()
     Slow.is_running = False
     cold.rest()
     assert cold.environment.size("rows") == 1

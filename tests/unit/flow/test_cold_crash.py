@@ -44,6 +44,7 @@ def _small_slices() -> Iterator[None]:
         patch.setattr(store, "COLD_BATCH_FLOWS", 3)
         patch.setattr(environment, "Background", AtOnce)
         patch.setattr(rollback, "COLD_UNDO_ROWS", 2)
+        patch.setattr(rollback, "COLD_FORGET_ROWS", 4)
         patch.setattr(rows, "COLD_REMAP_ROWS", 5)
         patch.setattr(reads, "LIST_SCAN_FLOWS", 3)
         yield
