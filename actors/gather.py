@@ -15,7 +15,7 @@ import msgspec
 
 from ..flow.commands import Batch, PolicyAdopt, PolicySet, RetentionCleanup
 from ..flow.errors import ambiguous
-from ..flow.queries import Get, History, Lineage, List, Stuck
+from ..flow.queries import Get, History, Stuck
 from ..flow.record import Record
 from ..flow.replies import Data, Done, Events, Rejected, reject
 from .port import Link, Receiver
@@ -139,14 +139,8 @@ def _partition_of(reply: Any) -> str | None:
     return key
 
 
-def merge_pages(
-    links: Sequence[Link],
-    query: List | Lineage | Stuck,
-    key: Callable[[Record], Any],
-    receiver: Receiver,
-) -> None:
-    """Merge the pages of all shards into one; a further page follows if any shard has more."""
-    reverse = isinstance(query, List) and query.reverse
+def merge_stuck(links: Sequence[Link], query: Stuck, receiver: Receiver) -> None:
+    """List what is stuck on any shard, the oldest deadline first."""
 
     def whole(replies: list[Any]) -> None:
         for reply in replies:
@@ -154,13 +148,14 @@ def merge_pages(
                 receiver.answer(reply)
                 return
         records = [record for reply in replies for record in reply.outcomes]
-        records.sort(key=key, reverse=reverse)
-        has_more = len(records) > query.count or any(r.cursor is not None for r in replies)
-        page = records[: query.count]
-        cursor = key(page[-1]) if page and has_more and not isinstance(query, Stuck) else None
-        receiver.answer(Done(page, cursor=cursor))
+        records.sort(key=_deadline_of)
+        receiver.answer(Done(records[: query.count]))
 
     Everywhere(links, whole).send(query)
+
+
+def _deadline_of(record: Record) -> tuple[int, str]:
+    return record.lease_deadline_ms or 0, record.id
 
 
 def sum_up(

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from ..flow import commands, family, queries
 from ..flow.errors import Refused
 from ..flow.keys import shard_of, shard_of_type, shard_of_value
-from ..flow.queries import Cursor
-from ..flow.record import TERMINAL_STATES, Record
+from ..flow.record import TERMINAL_STATES
 from ..flow.replies import Data, Rejected
 from . import gather
 from .claims import Claim
@@ -19,6 +18,7 @@ from .crossing import Crossing
 from .errands import Errand, Errands
 from .future import ReplyFuture
 from .leading import lead
+from .pages import Pages
 from .port import Link
 
 T = TypeVar("T")
@@ -89,16 +89,17 @@ class Routes:
 
     def pages(self, query: Any, future: ReplyFuture[Any]) -> None:
         """List over all shards, or over the one of the partition."""
+        links = self._links
         if query.partition_key is not None:
-            self._send(shard_of(query.partition_key, "", self._shards), query, future)
-        elif self._shards == 1:
-            self._send(0, query, future)
-        else:
-            gather.merge_pages(self._links, query, cursor_of, future)
+            links = (links[shard_of(query.partition_key, "", self._shards)],)
+        pages = Pages(links, query, future)
+        future.withdraw = pages.give_up
+        future.lead = partial(lead, links)
+        pages.ask()
 
     def stuck(self, query: queries.Stuck, future: ReplyFuture[Any]) -> None:
         """List stuck flows of all shards."""
-        gather.merge_pages(self._links, query, _deadline_of, future)
+        gather.merge_stuck(self._links, query, future)
 
     def info(self, query: queries.Info, future: ReplyFuture[Any]) -> None:
         """Add up the counts of all shards."""
@@ -162,15 +163,6 @@ class Routes:
         if keys is None or self._shards == 1:
             return self._links
         return [self._links[s] for s in sorted({shard_of(k, "", self._shards) for k in keys})]
-
-
-def cursor_of(record: Record) -> Cursor:
-    """Return a record's place in a listing."""
-    return record.updated_at_ms, record.id, record.partition_key or ""
-
-
-def _deadline_of(record: Record) -> tuple[int, str]:
-    return record.lease_deadline_ms or 0, record.id
 
 
 def add_counts(parts: list[dict[str, Any]]) -> dict[str, Any]:

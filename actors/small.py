@@ -1,14 +1,11 @@
-"""Small files that are written again and again, also on a full disk.
-
-A file that is cut and written anew needs a block for that, which a full disk may not have. Written
-over in place it needs none: its old block is kept, and what is left over of it becomes blanks.
-"""
+"""Small files that are written again and again, also on a full disk: over in place."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from ..flow import beside
 from ..flow.errors import OUT_OF_SPACE
 
 
@@ -23,7 +20,7 @@ def overwrite(fd: int, data: bytes) -> None:
         FullDisk: it was empty, and the disk is full.
     """
     try:
-        os.pwrite(fd, data.ljust(os.fstat(fd).st_size), 0)
+        beside.overwrite(fd, data)
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
             raise FullDisk(*error.args) from error

@@ -34,19 +34,22 @@ class Folder(Protocol):
         ...
 
     def read(self, name: str) -> bytes | None:
-        """Return what a file holds; None if there is none."""
+        """Return what a file holds, without blanks at its end; None if there is none."""
         ...
 
     def write(self, name: str, data: bytes, *, sync: bool) -> None:
-        """Replace a file; with `sync`, it is on disk when this returns."""
-        ...
+        """Write over a small file, in place; with `sync`, it is on disk when this returns.
 
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        What is left over of the old bytes becomes blanks.
+        """
         ...
 
     def size(self, name: str) -> int:
         """Return the bytes of a file that is there."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Return what is left on its disk, quotas not counted."""
         ...
 
 
@@ -99,32 +102,45 @@ class DiskFolder:
                 Path(entry.path).unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes | None:
-        """Return what a file holds; None if there is none."""
+        """Return what a file holds, without blanks at its end; None if there is none."""
         try:
-            return (self._path / name).read_bytes()
+            return (self._path / name).read_bytes().rstrip()
         except FileNotFoundError:
             return None
 
     def write(self, name: str, data: bytes, *, sync: bool) -> None:
-        """Replace a file; with `sync`, it is on disk when this returns."""
-        fd = os.open(self._path / f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        """Write over a small file, in place; with `sync`, it is on disk when this returns.
+
+        What is left over of the old bytes becomes blanks.
+        """
+        fd = os.open(self._path / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, data)
+            is_new = os.fstat(fd).st_size == 0
+            overwrite(fd, data)
             if sync:
                 os.fsync(fd)
         finally:
             os.close(fd)
-        (self._path / f"{name}.new").replace(self._path / name)
-        if sync:
+        if sync and is_new:
             sync_directory(self._path)
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        (self._path / name).unlink(missing_ok=True)
 
     def size(self, name: str) -> int:
         """Return the bytes of a file that is there."""
         return (self._path / name).stat().st_size
+
+    def free_bytes(self) -> int:
+        """Return what is left on its disk, quotas not counted."""
+        found = os.statvfs(self._path)
+        return found.f_bavail * found.f_frsize
+
+
+def overwrite(fd: int, data: bytes) -> None:
+    """Write over a small open file; what is left over of the old bytes becomes blanks.
+
+    A file that is cut and written anew needs a block for that, which a full disk may not have.
+    Written over in place it keeps its own.
+    """
+    os.pwrite(fd, data.ljust(os.fstat(fd).st_size), 0)
 
 
 def cold_folder(files: DiskFiles) -> DiskFolder:

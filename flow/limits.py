@@ -18,6 +18,8 @@ PRIORITY_MAX: Final = 2
 CLAIM_LIMIT_MAX: Final = 1_000
 BATCH_ITEMS_MAX: Final = 1_000
 LIST_COUNT_MAX: Final = 1_000
+LIST_SCAN_FLOWS: Final = 2_000
+"""Cold flows that a shard looks at for one page; if that ends early, it is asked to go on."""
 HISTORY_COUNT_MAX: Final = 10_000
 MAX_RETRIES_MAX: Final = 1_000
 MAX_RECLAIMS_MAX: Final = 1_000_000
@@ -146,8 +148,14 @@ COLD_COMPACT_FLOWS: Final = 100_000
 COLD_MAP_BYTES: Final = 64 * MIB
 """What an environment may hold at first; each time that it is full, twice as much."""
 COLD_REMAP_ROWS: Final = 500
-"""After so many rows, new or read, the pages that they touched are given back to the system: each
-of them brings its neighbours with it, which count as memory of the process."""
+"""After so many look-ups and new rows, the pages that they touched are given back to the system:
+each of them brings its neighbours with it, which count as memory of the process."""
+COLD_WAITING_MAX: Final = 5_000
+"""Flows let go of that wait for a checkpoint's sync to end, before a transaction waits for it."""
+COLD_UNDO_ROWS: Final = 100
+"""Rows that one transaction undoes at a start: few, so that a full disk has the pages for it."""
+COLD_FORGET_ROWS: Final = 500
+"""Rows kept aside for that which one transaction forgets: more than it may add."""
 COLD_ID_BYTES: Final = 64
 """Of an id, in the key of a listing; flows that are alike in these are sorted when read."""
 PROBLEMS_MAX: Final = 100
@@ -155,9 +163,8 @@ PROBLEMS_MAX: Final = 100
 COLD_VERIFY_ROWS: Final = 50
 """Rows that are verified in one slice, after a start that has kept them."""
 COLD_UNCLEAN_ENDS_MAX: Final = 2
-"""Ends of the process in a row, soon after it began, that are put down to the environment."""
-COLD_SERVED_REQUESTS: Final = 10_000
-"""After so many requests the environment has shown that it can be read."""
+"""Ends of the process in a row, before it had verified its rows, that are put down to the
+environment."""
 RECORD_BYTES_MAX: Final = 384 * KIB
 """No record outgrows this: its names, attributes and references to values are bounded."""
 RECORD_NAMES_MAX: Final = 20
@@ -282,9 +289,10 @@ assert SEGMENT_BYTES + FRAME_BYTES_MAX < 2**32, "offsets in a segment are 32 bit
 assert SEGMENT_BYTES % SEGMENT_GROW_BYTES == 0
 assert SEGMENT_GROW_BYTES <= DISK_RESERVE_BYTES, "the log goes on with what the reserve gives"
 assert DISK_FLOOR_BYTES + DISK_RESERVE_BYTES < FRAME_BYTES_MAX
+assert COLD_BATCH_FLOWS < COLD_FORGET_ROWS < COLD_WAITING_MAX
 assert COLD_ID_BYTES + 64 <= 511, "a key of LMDB has at most 511 bytes"
 assert SHARDS_DEFAULT_MAX <= SHARDS_MAX < 256, "a value number carries its shard in 8 bits"
 assert LEFTOVER_SECONDS_MAX < LOCK_SECONDS_MAX
-assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX
+assert LIST_COUNT_DEFAULT <= LIST_COUNT_MAX <= LIST_SCAN_FLOWS
 assert LINK_CREATIONS_MAX < LINK_REQUESTS_MAX
 assert BACKOFF_BASE_MS_DEFAULT <= BACKOFF_MAX_MS_DEFAULT <= BACKOFF_MS_MAX

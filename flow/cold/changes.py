@@ -13,6 +13,7 @@ from .layout import (
     Spent,
     count_key,
     expiry_key,
+    former_key,
     group_of,
     groups_of,
     identity_prefix,
@@ -83,19 +84,20 @@ def list_keys(record: Record, row_key: bytes) -> list[bytes]:
 
 
 def delete_row(
-    writing: Writing, row: int, record: Record, spent: Spent | None, *, keeps: bool
+    writing: Writing, row: int, record: Record, spent: Spent | None, *, tag: int | None
 ) -> bool:
     """Delete a row with all that belongs to it; return whether all of that was there.
 
-    `keeps`: what it takes to bring it back is kept.
+    `tag`: what it takes to bring it back is kept, under this number; None = it is not.
     """
     key = pack_number(row)
     numbers = numbers_of(record, spent)
-    if keeps:
+    if tag is not None:
         places = [writing.get("values", pack_number(number)) for number in numbers]
         found = b"".join(p[:PLACE_BYTES] if p else _NO_PLACE for p in places)
         data = writing.get("rows", key) or b""
-        writing.put("former", key, len(found).to_bytes(4, "little") + found + data)
+        kept = former_key(tag, key)
+        writing.put("former", kept, len(found).to_bytes(4, "little") + found + data)
     is_whole = writing.delete("rows", key)
     is_whole &= writing.delete(
         "ids", identity_prefix(record.partition_key, record.id) + key

@@ -4,8 +4,10 @@ Only one thread at a time uses it, and the shard's lock keeps other processes ou
 not lock. It is not synced by commits: a crash of the process loses nothing, a power loss may leave
 any mixture of pages. What tells the two apart must not lie in those pages, so it is in files:
 
-    IN_USE     there while it is open: how many processes in a row have ended soon after opening it
-    UNSYNCED   there while commits may not be on disk: the boot of the machine that they are of
+    IN_USE     how many processes in a row have ended soon after opening it
+    UNSYNCED   the boot of the machine whose commits may not be on disk; blank: all are
+
+They are written over in place, which a full disk does not hinder.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import lmdb
 
 from ..beside import Background, Folder, boot_id
-from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX
-from .layout import pack_number
+from ..errors import OUT_OF_SPACE
+from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX, DISK_FLOOR_BYTES
 
 T = TypeVar("T")
 lmdb_error = lmdb.Error
@@ -36,8 +38,12 @@ IN_USE = "IN_USE"
 UNSYNCED = "UNSYNCED"
 UUID_BYTES = 16
 _NAMES = ("rows", "ids", "lists", "expiry", "values", "counts", "meta", "former")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_UUID, _SYNCED = b"uuid", b"synced"
+_FULL = OUT_OF_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM}
+"""What says that there is no room; so does EIO on a disk that is nearly full: a write that the disk
+has cut short."""
+_UUID = b"uuid"
+_NO_BOOT = b"?"
+"""Nothing tells one boot from another."""
 
 
 class ColdDamaged(Exception):
@@ -54,13 +60,20 @@ class ColdFull(OSError):
 class Environment:
     """Databases by name, one transaction at a time."""
 
-    def __init__(self, folder: Folder, uuid: bytes, map_bytes: int, *, is_old: bool) -> None:
+    def __init__(
+        self, folder: Folder, uuid: bytes, map_bytes: int, *, is_old: bool, ends: int
+    ) -> None:
         """Open what is in the folder (`is_old`), or make it.
+
+        `ends`: how many processes in a row have ended soon after opening it.
 
         Raises:
             lmdb.Error, OSError: it cannot be used.
         """
         self._folder = folder
+        self._ends = ends
+        self._is_closed = False
+        """Whether there is nothing to be noted about it any more."""
         self._map_bytes = map_bytes
         self._read: Txn | None = None
         self._cursors: dict[str, Cursor] = {}
@@ -75,23 +88,29 @@ class Environment:
             readahead=False,
         )
         self._map_bytes = self._env.info()["map_size"]
-        self._is_synced = folder.read(UNSYNCED) is None
-        if self._is_synced:
-            # Before anything is written: what is there may be the state of a sync.
-            self._begin_unsynced(sync=is_old)
-        if is_old:
-            self._refuse_if_cut()
-        self._dbs = {name: self._env.open_db(name.encode()) for name in _NAMES}
-        with self._env.begin(write=True, db=self._dbs["meta"]) as txn:
-            self._uuid = txn.get(_UUID) or uuid
-            txn.put(_UUID, self._uuid)
-            self._synced = int.from_bytes(txn.get(_SYNCED) or b"", "big")
+        try:
+            self._is_synced = is_old and folder.read(UNSYNCED) == b""
+            if is_old:
+                # Nothing is written: there may be no room for it.
+                self._refuse_if_cut()
+            else:
+                self._begin_unsynced(sync=False)
+            names = [name.encode() for name in _NAMES]
+            dbs = [self._env.open_db(name, create=not is_old) for name in names]
+            self._dbs: dict[str, Any] = dict(zip(_NAMES, dbs, strict=True))
+            if is_old:
+                self._uuid = self.get("meta", _UUID) or b""
+            else:
+                self._uuid = uuid
+                self.write(lambda writing: writing.put("meta", _UUID, uuid))
+        except BaseException:
+            self.abandon()
+            raise
 
     def _refuse_if_cut(self) -> None:
         """Reading a page that the file does not have would kill the process."""
         pages = self._env.info()["last_pgno"] + 1
         if self._folder.size(_DATA) < pages * self._env.stat()["psize"]:
-            self._env.close()
             raise lmdb.CorruptedError("the file was cut")
 
     # ---- reading ----
@@ -114,12 +133,22 @@ class Environment:
         return self.reader().cursor(self._dbs[name])
 
     def get(self, name: str, key: bytes) -> bytes | None:
-        """Return the value of a key."""
-        return self.reader().get(key, None, self._dbs[name])
+        """Return the value of a key.
+
+        Raises:
+            ColdDamaged: it cannot be read; likewise below.
+        """
+        try:
+            return self.reader().get(key, None, self._dbs[name])
+        except lmdb.Error as error:
+            raise self.damaged(str(error)) from error
 
     def size(self, name: str) -> int:
         """Return how many keys a database has."""
-        return self.reader().stat(self._dbs[name])["entries"]
+        try:
+            return self.reader().stat(self._dbs[name])["entries"]
+        except lmdb.Error as error:
+            raise self.damaged(str(error)) from error
 
     # ---- writing ----
 
@@ -127,14 +156,17 @@ class Environment:
         """Do work in one transaction. It may be done again, if there was not room enough.
 
         Raises:
-            ColdFull: the disk is full.
+            ColdFull: the disk is full; nothing was changed.
             ColdDamaged: anything else.
         """
         self._end_read()
         self.end_sync()
-        try:
-            if self._is_synced:
+        if self._is_synced:
+            try:
                 self._begin_unsynced(sync=True)
+            except OSError as error:
+                raise ColdFull(error.errno, f"no room for cold flows: {error}") from error
+        try:
             while True:
                 try:
                     with self._env.begin(write=True) as txn:
@@ -143,23 +175,24 @@ class Environment:
                     self._map_bytes *= 2
                     self._env.set_mapsize(self._map_bytes)
         except lmdb.Error as error:
-            if getattr(error, "code", 0) in _FULL:
+            if self._is_full(getattr(error, "code", 0)):
                 raise ColdFull(errno.ENOSPC, f"no room for cold flows: {error}") from error
             raise self.damaged(str(error)) from error
 
+    def _is_full(self, code: int) -> bool:
+        if code != errno.EIO:
+            return code in _FULL
+        try:
+            return self._folder.free_bytes() < DISK_FLOOR_BYTES
+        except OSError:
+            return False
+
     def begin_sync(self, work: Callable[[Writing], T]) -> None:
-        """Do work in one transaction, and begin to put everything on disk: a state to come back to.
+        """Do work in one transaction, and begin to put everything on disk.
 
         It may take long, so it is done beside, while others read. Whoever writes waits for it.
         """
-        number = self._synced + 1
-
-        def note(writing: Writing) -> None:
-            work(writing)
-            writing.put("meta", _SYNCED, pack_number(number))
-
-        self.write(note)
-        self._synced = number
+        self.write(work)
         self._syncing = Background(partial(self._env.sync, True))
 
     @property
@@ -180,16 +213,12 @@ class Environment:
             syncing.wait()
         except lmdb.Error as error:
             raise self.damaged(str(error)) from error
-        self._is_synced = True
-        self._folder.remove(UNSYNCED)
+        self._note_synced()
 
     @property
-    def identity(self) -> bytes:
-        """What tells the state of the last sync from all others, of this environment or not.
-
-        It can be come back to once that sync has ended.
-        """
-        return self._uuid + pack_number(self._synced)
+    def uuid(self) -> bytes:
+        """What tells this environment from all others."""
+        return self._uuid
 
     def remap(self) -> None:
         """Give the pages that were touched back to the system, which reads them again if need be.
@@ -202,27 +231,37 @@ class Environment:
     # ---- its end ----
 
     def served(self) -> None:
-        """Note that it has been read for a while: no end of the process is its fault any more."""
-        self._folder.write(IN_USE, b"0", sync=False)
+        """Note that all of it could be read: no end of the process is its fault any more."""
+        self._ends = 0
+        self._note_ends(0)
 
     def close(self) -> None:
-        """Close in order."""
+        """Close in order, with all that was committed on disk."""
         self.end_sync()
+        self._end_read()
+        if not self._is_synced:
+            with suppress(lmdb.Error):
+                self._env.sync(True)
+                self._note_synced()
+        self._ends = 0
         self.abandon()
-        self._folder.remove(IN_USE)
 
     def abandon(self) -> None:
-        """Close; safe to repeat."""
+        """Close; safe to repeat. A process that comes here was not killed by what it has read."""
         syncing, self._syncing = self._syncing, None
         if syncing is not None:
             with suppress(lmdb.Error):
                 syncing.wait()
         self._end_read()
         self._env.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._note_ends(self._ends)
 
     def damaged(self, why: str) -> ColdDamaged:
         """Remove what cannot be believed; return what is to be raised."""
         self._folder.clear()
+        self._is_closed = True
         return ColdDamaged(f"cold flows in {self._folder.path}: {why}; to be made anew")
 
     def _end_read(self) -> None:
@@ -232,8 +271,17 @@ class Environment:
             self._read.abort()
             self._read = None
 
+    def _note_ends(self, count: int) -> None:
+        with suppress(OSError):
+            self._folder.write(IN_USE, b"%d" % count, sync=False)
+
+    def _note_synced(self) -> None:
+        with suppress(OSError):
+            self._folder.write(UNSYNCED, b"", sync=False)
+            self._is_synced = True
+
     def _begin_unsynced(self, *, sync: bool) -> None:
-        self._folder.write(UNSYNCED, boot_id(), sync=sync)
+        self._folder.write(UNSYNCED, boot_id() or _NO_BOOT, sync=sync)
         self._is_synced = False
 
 
@@ -272,30 +320,31 @@ class Writing:
 
 
 def open_environment(
-    folder: Folder, uuid: bytes, identity: bytes | None, map_bytes: int = COLD_MAP_BYTES
+    folder: Folder, uuid: bytes, wanted: bytes | None, map_bytes: int = COLD_MAP_BYTES
 ) -> tuple[Environment, bool]:
-    """Open an environment; return it, and whether it is the one with that identity, or a new one.
+    """Open an environment; return it, and whether it is the wanted one, or one that was made anew.
 
-    It is kept if its last sync is the one that is asked for, and no power loss can have come over
-    what was committed since.
+    `uuid`: that of a new one. `wanted`: that of the one that is kept if it is there, and no power
+    loss can have come over what was committed since its last sync.
 
     Raises:
         lmdb.Error, OSError: LMDB cannot be used there.
     """
     folder.make()
-    ends = int(folder.read(IN_USE) or 0)
-    unsynced = folder.read(UNSYNCED)
-    is_whole = unsynced is None or (unsynced != b"" and unsynced == boot_id())
-    if identity is not None and is_whole and ends < COLD_UNCLEAN_ENDS_MAX:
-        folder.write(IN_USE, b"%d" % (ends + 1), sync=False)
+    told = folder.read(IN_USE) or b""
+    ends = int(told) if told.isdigit() else COLD_UNCLEAN_ENDS_MAX
+    is_whole = folder.read(UNSYNCED) in (b"", boot_id())
+    if wanted is not None and is_whole and ends < COLD_UNCLEAN_ENDS_MAX:
+        with suppress(OSError):
+            folder.write(IN_USE, b"%d" % (ends + 1), sync=False)
         try:
-            found = Environment(folder, uuid, map_bytes, is_old=True)
-        except lmdb.Error:
+            found = Environment(folder, uuid, map_bytes, is_old=True, ends=ends)
+        except (lmdb.Error, ColdDamaged):
             pass
         else:
-            if found.identity == identity:
+            if found.uuid == wanted:
                 return found, True
             found.abandon()
     folder.clear()
     folder.write(IN_USE, b"1", sync=False)
-    return Environment(folder, uuid, map_bytes, is_old=False), False
+    return Environment(folder, uuid, map_bytes, is_old=False, ends=0), False

@@ -121,6 +121,16 @@ def row_of(key: bytes) -> int:
     return int.from_bytes(key[-8:], "big")
 
 
+def former_key(tag: int, row_key: bytes) -> bytes:
+    """Return the key of a row that was deleted while `tag` was the highest number of a state."""
+    return pack_number(tag) + row_key
+
+
+def tag_of(key: bytes) -> int:
+    """Return the tag that such a key begins with."""
+    return int.from_bytes(key[:8], "big")
+
+
 # ---- listings ----
 
 

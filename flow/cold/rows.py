@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, islice
 
 import lmdb
 
 from ..index.cold import ColdSlot, ListKind
 from ..index.listing import cursor_of
+from ..limits import COLD_REMAP_ROWS
 from ..queries import Cursor
 from ..record import TERMINAL_STATES, Record
 from .changes import Counts
@@ -29,6 +30,8 @@ from .layout import (
 )
 
 _EVERY_STATE = tuple(sorted(TERMINAL_STATES))
+_KEYS_MIN = 8
+"""Keys that a walk reads first; then four times as many each time."""
 
 
 class Rows:
@@ -43,17 +46,22 @@ class Rows:
         """What this step has looked at."""
         self._expiry: int | None = None
         self._is_expiry_known = False
+        self._touched = 0
         try:
             self.counts = Counts.load(env)
-        except BadRow:
-            raise env.damaged("a damaged count") from None
+        except (BadRow, lmdb.Error) as error:
+            raise env.damaged(f"the counts cannot be read: {error!r}") from error
         self.rows = self.counts.total
+        size = env.size("rows")
+        if size != self.rows:
+            raise env.damaged(f"{self.rows} rows are counted, and there are {size}")
 
     # ---- finding ----
 
     def find(self, partition_key: str | None, flow_id: str) -> ColdSlot | None:
         """Return a flow; the same object until the step ends."""
         prefix = identity_prefix(partition_key, flow_id)
+        self._touch(1)
         try:
             cursor = self._env.cursor("ids")
             if not cursor.set_range(prefix):
@@ -94,8 +102,13 @@ class Rows:
             self._slots[row] = slot
         return slot
 
+    def _record(self, row: int) -> Record | None:
+        """Return a flow that nobody looks at again; None if its row is hidden."""
+        return None if row in self._gone else self.read(row).record
+
     def read(self, row: int) -> Row:
         """Return what a row holds that an index names."""
+        self._touch(1)
         data = self._env.get("rows", pack_number(row))
         if data is None:
             raise self._env.damaged(f"row {row} is missing")
@@ -107,17 +120,30 @@ class Rows:
     def _keys(
         self, name: str, start: bytes, prefix: bytes, *, reverse: bool = False
     ) -> Iterator[bytes]:
-        """Return the keys of an index with a prefix, from `start` on; in reverse, those before."""
+        """Return the keys of an index with a prefix, from `start` on; in reverse, those before.
+
+        Some are read at a time, so that whoever goes through all of them can unmap pages.
+        """
+        size = _KEYS_MIN
+        while True:
+            keys = self._keys_from(name, start, size, reverse)
+            for key in keys:
+                if not key.startswith(prefix):
+                    return
+                yield key
+            if len(keys) < size:
+                return
+            start = keys[-1] if reverse else keys[-1] + b"\0"
+            size = min(4 * size, COLD_REMAP_ROWS)
+
+    def _keys_from(self, name: str, start: bytes, size: int, reverse: bool) -> list[bytes]:
         try:
             cursor = self._env.scan(name)
             is_found = cursor.set_range(start)
             if reverse:
                 is_found = cursor.prev() if is_found else cursor.last()
             steps = cursor.iterprev if reverse else cursor.iternext
-            for key in steps(keys=True, values=False) if is_found else ():
-                if not key.startswith(prefix):
-                    return
-                yield key
+            return list(islice(steps(keys=True, values=False), size)) if is_found else []
         except lmdb.Error as error:
             raise self._env.damaged(str(error)) from error
 
@@ -144,11 +170,11 @@ class Rows:
         keys = self._keys("lists", seek_key(group, after, reverse=reverse), group, reverse=reverse)
         for _, knot in groupby(keys, key=knot_of):
             records = [
-                slot.held
+                record
                 for key in knot
-                if (slot := self._slot(row_of(key))) is not None
-                and slot.held.state == state
-                and is_member(slot.held, kind, name)
+                if (record := self._record(row_of(key))) is not None
+                and record.state == state
+                and is_member(record, kind, name)
             ]
             if len(records) > 1:
                 records.sort(key=cursor_of, reverse=reverse)
@@ -174,10 +200,13 @@ class Rows:
         """Return flows that are past their retention, those first that have been so for longest."""
         found: list[ColdSlot] = []
         for key in self._by_expiry():
-            if len(found) == limit or int.from_bytes(key[:8], "big") > now_ms:
+            at_ms = int.from_bytes(key[:8], "big")
+            if len(found) == limit or at_ms > now_ms:
                 break
             slot = self._slot(row_of(key))
             assert slot is not None
+            if slot.held.expires_at_ms != at_ms:
+                raise self._env.damaged(f"row {slot.row} is named with another time than its own")
             found.append(slot)
         return found
 
@@ -196,6 +225,13 @@ class Rows:
             slot = self._slot(row_of(key))
             if slot is not None:
                 yield slot
+
+    def _touch(self, count: int) -> None:
+        """Count look-ups; after so many, the pages that they touched are given back."""
+        self._touched += count
+        if self._touched >= COLD_REMAP_ROWS:
+            self._touched = 0
+            self._env.remap()
 
 
 def _is_beyond(cursor: Cursor, after: Cursor, reverse: bool) -> bool:

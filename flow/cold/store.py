@@ -7,21 +7,25 @@ transaction, after the log has what became of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import lmdb
+from contextlib import suppress
 
 from ..beside import Folder
 from ..index.cold import ColdSlot
 from ..limits import (
     COLD_BATCH_FLOWS,
     COLD_MAP_BYTES,
-    COLD_REMAP_ROWS,
-    COLD_SERVED_REQUESTS,
+    COLD_WAITING_MAX,
 )
 from ..record import numbers_of
-from . import rollback
 from .changes import Leaving, delete_row, put_rows
-from .environment import ColdDamaged, ColdFull, Environment, Writing, open_environment
+from .environment import (
+    UUID_BYTES,
+    ColdDamaged,
+    ColdFull,
+    Environment,
+    Writing,
+    open_environment,
+)
 from .layout import (
     BadRow,
     pack_number,
@@ -29,6 +33,7 @@ from .layout import (
     read_place,
     repointed,
 )
+from .rollback import States, roll_back
 from .rows import Rows
 
 _NEXT, _LSN = b"next", b"lsn"
@@ -40,30 +45,28 @@ class Cold(Rows):
     def __init__(self, env: Environment) -> None:
         super().__init__(env)
         self._flush_at = COLD_BATCH_FLOWS
-        self._touched_rows = 0
-        self._served = 0
         self._next = int.from_bytes(env.get("meta", _NEXT) or b"\1", "big")
-        self._begin = rollback.first_new(env)
-        """Rows from this one on are newer than the last sync."""
+        self._states = States(env)
 
     @staticmethod
     def open(
         folder: Folder, uuid: bytes, identity: bytes | None = None, map_bytes: int = COLD_MAP_BYTES
     ) -> Cold:
-        """Open the environment as of the sync with that identity; without one, an empty one.
+        """Open the environment as of the state with that identity; without one, an empty one.
 
         Raises:
             lmdb.Error, OSError: LMDB cannot be used there.
         """
-        env, is_kept = open_environment(folder, uuid, identity, map_bytes)
+        wanted = None if identity is None else identity[:UUID_BYTES]
+        env, is_kept = open_environment(folder, uuid, wanted, map_bytes)
         try:
             if is_kept:
-                try:
-                    rollback.roll_back(env)
-                    return Cold(env)
-                except ColdDamaged:
-                    env.abandon()
-                    env, _ = open_environment(folder, uuid, None, map_bytes)
+                assert identity is not None
+                with suppress(ColdDamaged):
+                    if roll_back(env, int.from_bytes(identity[UUID_BYTES:], "big")):
+                        return Cold(env)
+                env.abandon()
+                env, _ = open_environment(folder, uuid, None, map_bytes)
             return Cold(env)
         except BaseException:
             env.abandon()
@@ -71,8 +74,8 @@ class Cold(Rows):
 
     @property
     def identity(self) -> bytes:
-        """What `open` takes to come back to the state of the last sync."""
-        return self._env.identity
+        """What `open` takes to come back to the newest state, once that is on disk."""
+        return self._env.uuid + pack_number(self._states.number)
 
     @property
     def environment(self) -> Environment:
@@ -105,8 +108,9 @@ class Cold(Rows):
     def _let_go(self, slot: ColdSlot, numbers: list[int]) -> None:
         row, record = slot.row, slot.held
         self._slots.pop(row, None)
-        # The slot itself goes on to change, or is emptied.
-        self._gone[row] = ColdSlot(record, slot.version, slot.trail, slot.spent, None, row)
+        # The slot itself goes on to change, or is emptied, and so is its list.
+        spent = list(slot.spent or ())
+        self._gone[row] = ColdSlot(record, slot.version, slot.trail, spent, None, row)
         self._gone_values.update(numbers)
         self._is_expiry_known = False
         self.rows -= 1
@@ -119,11 +123,10 @@ class Cold(Rows):
         """Return where a value of a cold flow lies, packed."""
         if not self.rows or number in self._gone_values:
             return None
+        self._touch(1)
+        data = self._env.get("values", pack_number(number))
         try:
-            data = self._env.get("values", pack_number(number))
             return None if data is None else read_place(number, data)
-        except lmdb.Error as error:
-            raise self._env.damaged(str(error)) from error
         except BadRow:
             raise self._env.damaged(f"the place of value {number} is damaged") from None
 
@@ -167,6 +170,7 @@ class Cold(Rows):
                 moved.add(old)
             return moved
 
+        self._touch(len(by_row))
         try:
             return self._env.write(work)
         except BadRow:
@@ -199,28 +203,20 @@ class Cold(Rows):
         self._next = first + len(leaving)
         self.rows += len(leaving)
         self._settle()
-        self._touched(len(leaving))
+        self._touch(len(leaving))
 
-    def rest(self, requests: int = 0) -> None:
+    def rest(self, *, may_write: bool = True) -> None:
         """End a step: what it looked at is forgotten; much that it let go of is deleted."""
-        if self._slots:
-            self._touched(len(self._slots))
-            self._slots.clear()
-        if len(self._gone) >= self._flush_at:
+        self._slots.clear()
+        waiting = len(self._gone)
+        # A transaction would wait for the sync.
+        if self.is_syncing and waiting < COLD_WAITING_MAX:
+            may_write = False
+        if may_write and waiting >= self._flush_at:
             try:
                 self.flush()
             except ColdFull:
                 self._flush_at = 2 * len(self._gone)
-        if self._served < COLD_SERVED_REQUESTS:
-            self._served += requests
-            if self._served >= COLD_SERVED_REQUESTS:
-                self._env.served()
-
-    def _touched(self, rows: int) -> None:
-        self._touched_rows += rows
-        if self._touched_rows >= COLD_REMAP_ROWS:
-            self._touched_rows = 0
-            self._env.remap()
 
     def flush(self) -> None:
         """Delete what was let go of."""
@@ -237,7 +233,7 @@ class Cold(Rows):
         """Put everything on disk; return the identity that `open` takes to come back to it."""
         self.begin_sync()
         self._env.end_sync()
-        return self._env.identity
+        return self.identity
 
     @property
     def is_syncing(self) -> bool:
@@ -254,21 +250,26 @@ class Cold(Rows):
         def work(writing: Writing) -> None:
             self._delete_gone(writing)
             self._note(writing, self._next, None)
-            rollback.begin_anew(writing, self._next)
+            self._states.begin_anew(writing, self._next)
 
         self._env.begin_sync(work)
-        self._begin = self._next
         self._settle()
-        return self._env.identity
+        self._states.begun(self._next)
+        return self.identity
+
+    def confirm(self) -> None:
+        """What `begin_sync` began last is named for good: the state before it may be forgotten."""
+        self._states.confirm()
 
     def _delete_gone(self, writing: Writing) -> None:
         for row, slot in self._gone.items():
-            keeps = row < self._begin
-            if not delete_row(writing, row, slot.held, slot.spent, keeps=keeps):
+            tag = self._states.last if row < self._states.begin else None
+            if not delete_row(writing, row, slot.held, slot.spent, tag=tag):
                 raise self._env.damaged(f"row {row} is missing, or an index lacks it")
 
     def _note(self, writing: Writing, next_row: int, lsn: int | None) -> None:
         self.counts.write(writing)
+        self._states.note(writing)
         writing.put("meta", _NEXT, pack_number(next_row))
         if lsn is not None:
             writing.put("meta", _LSN, pack_number(lsn))
@@ -281,8 +282,13 @@ class Cold(Rows):
         self._flush_at = COLD_BATCH_FLOWS
         self._is_expiry_known = False
         self.counts.settle()
+        self._states.noted()
 
     # ---- the end ----
+
+    def verified(self) -> None:
+        """Note that every row was read since it was opened: it ends no process."""
+        self._env.served()
 
     def close(self) -> None:
         """Close in order."""

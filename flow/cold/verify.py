@@ -28,7 +28,7 @@ from .store import Cold
 
 
 def verify(cold: Cold) -> Iterator[bool]:
-    """Read the rows that there are now, some with each step.
+    """Read the rows that there are now, some with each step; note that they could be read.
 
     Raises:
         ColdDamaged: something is not as it was written.
@@ -43,6 +43,7 @@ def verify(cold: Cold) -> Iterator[bool]:
             unmapped = 0
             env.remap()
         yield True
+    cold.verified()
 
 
 def _count(env: Environment) -> bool:
@@ -84,6 +85,7 @@ def fault(env: Environment, key: bytes, row: Row) -> str:
         return "a listing"
     for number in numbers_of(record, row.spent):
         place = env.get("values", pack_number(number))
-        if place is not None:
-            read_place(number, place)
+        if place is None:
+            return f"the place of value {number}"
+        read_place(number, place)
     return ""

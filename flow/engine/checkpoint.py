@@ -52,6 +52,12 @@ class Checkpoint:
         log.sync()
         self.segment, offset = log.last_frame
         self.written_before = log.bytes_written
+        self._writer = ShortcutWriter(files, checkpoint_name(log.lsn))
+        try:
+            identity = None if cold is None else cold.begin_sync()
+        except BaseException:
+            self._writer.abandon()
+            raise
         self._header = Header(
             "checkpoint",
             state.settings.shard,
@@ -64,11 +70,10 @@ class Checkpoint:
             state.next_value,
             state.last_order,
             log.next_number,
-            None if cold is None else cold.begin_sync(),
+            identity,
         )
         self._facts = [(fact, values.facts.packed_place(fact)) for fact in _facts_of(state)]
         self._slots = state.table.slots()
-        self._writer = ShortcutWriter(files, checkpoint_name(log.lsn))
         self._steps = self._run()
         self.is_done = False
         self.is_waiting = False
@@ -111,6 +116,8 @@ class Checkpoint:
             self.is_waiting = False
             self._cold.end_sync()
         self._finish()
+        if self._cold is not None:
+            self._cold.confirm()
         yield True
         remove_shortcuts(self._files, {self._writer.name, *hints_of(self._log.spans.values())})
 
@@ -137,7 +144,8 @@ class Checkpoint:
             size = 0
             for _ in range(min(len(slots), SHORTCUT_SLICE_ITEMS)):
                 slot = slots.pop()
-                if slot.__class__ is Slot and slot.held is not None:
+                # One that has come back from cold is of a class of its own.
+                if slot.__class__ is not dict and slot.held is not None:
                     size += _add(block, slot)
                     if size >= SHORTCUT_BLOCK_BYTES:
                         break

@@ -131,7 +131,7 @@ class Engine:
         self._writer = None
         self.state.table.pack()
         if self.cold is not None:
-            self.cold.rest(len(requests))
+            self.cold.rest(may_write=not self.log.space.is_full)
         return answers
 
     def _command(self, decide: Decide, request: Any, now_ms: int, order_us: int) -> Answer:

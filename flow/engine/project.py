@@ -77,7 +77,7 @@ class Projector:
 
     def _choose(self) -> tuple[list[Slot], list[Leaving]]:
         """Take flows out of the line, and their values out of the keydir."""
-        closed, keep, take = self._closed, self._keep, self._values.take
+        closed, keep = self._closed, self._keep
         slots: list[Slot] = []
         leaving: list[Leaving] = []
         seen: set[int] = set()
@@ -94,18 +94,29 @@ class Projector:
             seen.add(id(slot))
             packed = held if isinstance(held, bytes) else _encode(record)
             spent = slot.spent
-            numbers = numbers_of(record, spent)
-            values = [(n, place) for n in numbers if (place := take(n)) is not None]
+            numbers = set(numbers_of(record, spent))
+            values = self._take(numbers)
+            if len(values) < len(numbers):
+                # A row that names what is nowhere could not be told from a damaged one.
+                self._put_back(values)
+                continue
             slots.append(slot)
             leaving.append(Leaving(record, packed, slot.trail, spent, values))
             size += len(packed) + len(slot.trail)
         return slots, leaving
 
+    def _take(self, numbers: set[int]) -> list[tuple[int, bytes]]:
+        take = self._values.take
+        return [(number, place) for number in numbers if (place := take(number)) is not None]
+
+    def _put_back(self, values: list[tuple[int, bytes]]) -> None:
+        for number, place in values:
+            self._values.add(number, *next(unpack(place)))
+
     def _give_back(self, slots: list[Slot], leaving: list[Leaving]) -> None:
         """Keep in memory what the disk has no room for, and let some time pass."""
         for flow in leaving:
-            for number, place in flow.values:
-                self._values.add(number, *next(unpack(place)))
+            self._put_back(flow.values)
         self._closed.extendleft(reversed(slots))
         self._rest_until = len(self._closed) + COLD_BATCH_FLOWS
 

@@ -63,6 +63,7 @@ class Resume(Replay):
         start = self._start
         if lsn > start.last_lsn:
             super().take(raw, at, number, offset, lengths, lsn)
+            self._rest()
             return
         self.load()
         if lsn != start.lsn:
@@ -199,6 +200,12 @@ class Resume(Replay):
         if self.cold is not None and (self._cold_rows or self._cold_values):
             self.cold.move(self._cold_rows, self._cold_values)
         self._cold_rows, self._cold_values = [], []
+        self._rest()
+
+    def _rest(self) -> None:
+        """Keep in memory neither the cold flows that were looked at, nor those let go of."""
+        if self.cold is not None:
+            self.cold.rest()
 
     def _is_covered(self, old: Position, new: Position) -> bool:
         span = self._start.spans.get(old.segment)

@@ -55,6 +55,8 @@ class Upkeep:
         self._verification: Iterator[bool] | None = None
         if cold is not None and cold.rows:
             self._verification = verify(cold)
+        elif cold is not None:
+            cold.verified()
         self._is_turn_of_job = False
         self._job: Merge | Hint | Checkpoint | None = None
         self._scrub = Scrub(log, restored.unread)
@@ -112,7 +114,8 @@ class Upkeep:
 
     @property
     def _is_projecting(self) -> bool:
-        return self._projector is not None and not self._projector.is_done
+        projector = self._projector
+        return projector is not None and not projector.is_done and not self._log.space.is_full
 
     @property
     def tail_bytes(self) -> int:

@@ -10,7 +10,8 @@ from ..errors import ambiguous
 from ..index.listing import cursor_of
 from ..index.table import Slot
 from ..index.timequeue import head
-from ..queries import Get, History, Info, Lineage, List, Stuck
+from ..limits import LIST_SCAN_FLOWS
+from ..queries import Cursor, Get, History, Info, Lineage, List, Stuck
 from ..record import NO_EXTRAS, RUNNING, TERMINAL_STATES, Record
 from ..replies import Data, Done, Rejected, Reply
 from .state import ShardState
@@ -39,19 +40,21 @@ def _is_visible(record: Record | None, now_ms: int) -> bool:
 
 def list_flows(state: ShardState, query: List, now_ms: int) -> Reply:
     """Return one page of a type's flows."""
+    scan = None
     records = state.listing.walk(state.table, query.type, query.after, reverse=query.reverse)
     if query.include_cold and (ends := _ends(state, query.states)):
         cold = state.cold.walk("type", query.type, ends, query.after, reverse=query.reverse)
-        records = merge(records, cold, key=cursor_of, reverse=query.reverse)
+        scan = _Scan(cold)
+        records = merge(records, scan, key=cursor_of, reverse=query.reverse)
     wanted = (
         record
-        for record in records
+        for record in _until_end(records, scan, query.reverse)
         if _is_visible(record, now_ms)
         and (query.partition_key is None or record.partition_key == query.partition_key)
         and _in_states(record, query.states)
         and _has_attributes(record, query.attributes)
     )
-    return _page(wanted, query.count)
+    return _page(wanted, query.count, scan)
 
 
 def _ends(state: ShardState, states: list[str] | None) -> list[str]:
@@ -73,19 +76,21 @@ def lineage(state: ShardState, query: Lineage, now_ms: int) -> Reply:
         and (query.after is None or cursor_of(record) > query.after)
     ]
     hot.sort(key=cursor_of)
+    scan = None
     records: Iterator[Record] = iter(hot)
     if query.include_cold and query.terminal is not False and (ends := _ends(state, query.states)):
-        records = merge(hot, *_cold_kin(state, query, ends), key=cursor_of)
+        scan = _Scan(merge(*_cold_kin(state, query, ends), key=cursor_of))
+        records = merge(hot, scan, key=cursor_of)
     wanted = (
         record
-        for record in records
+        for record in _until_end(records, scan, is_reversed=False)
         if _is_visible(record, now_ms)
         and (query.partition_key is None or record.partition_key == query.partition_key)
         and _in_states(record, query.states)
         and (query.terminal is None or record.is_terminal == query.terminal)
         and (not query.of_partition or _is_of(record, query.parent_partition_key))
     )
-    return _page(wanted, query.count)
+    return _page(wanted, query.count, scan)
 
 
 def _cold_kin(state: ShardState, query: Lineage, ends: list[str]) -> Iterator[Iterable[Record]]:
@@ -107,13 +112,44 @@ def _is_root(slot: Slot) -> bool:
     return slot.record is not None and slot.record.root_flow_id == slot.record.id
 
 
-def _page(records: Iterator[Record], count: int) -> Reply:
+class _Scan:
+    """The cold flows that one page may look at."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+        self.end: Cursor | None = None
+        """The last one of them, if there are more."""
+
+    def __iter__(self) -> Iterator[Record]:
+        last: Record | None = None
+        for count, record in enumerate(self._records):
+            if count == LIST_SCAN_FLOWS:
+                assert last is not None
+                self.end = cursor_of(last)
+                return
+            last = record
+            yield record
+
+
+def _until_end(
+    records: Iterator[Record], scan: _Scan | None, is_reversed: bool
+) -> Iterator[Record]:
+    """Yield records as far as the cold flows among them were looked at."""
+    for record in records:
+        if scan is not None and scan.end is not None:
+            place = cursor_of(record)
+            if place < scan.end if is_reversed else place > scan.end:
+                return
+        yield record
+
+
+def _page(records: Iterator[Record], count: int, scan: _Scan | None) -> Reply:
     page: list[Any] = []
     for record in records:
         if len(page) == count:
             return Done(page, cursor=cursor_of(page[-1]))
         page.append(record)
-    return Done(page)
+    return Done(page, cursor=None if scan is None else scan.end)
 
 
 def _in_states(record: Record, states: list[str] | None) -> bool:

@@ -7,13 +7,16 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 import shardflow as sf
+from shardflow.flow.machine import reads
 from shardflow.sdk import opening
 from shardflow.testing import ManualClock
 from support.colds import open_cold
@@ -122,6 +125,52 @@ def test_a_shard_process_projects_by_itself_and_survives_being_killed(
             (told,) = store.processes()
             os.kill(told["pid"], signal.SIGKILL)
             check(store)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_listing_that_matches_few_comes_in_whole_pages(
+    tmp_path: Path, shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "LIST_SCAN_FLOWS", 7)
+    clock = ManualClock(1)
+    with open_cold(tmp_path / "data", {"shards": shards, "clock": clock}) as store:
+        for number in range(200):
+            clock.advance(number % 2)
+            kind = "few" if number % 23 == 5 else "many"
+            store.flow_create(
+                f"f{number:03}",
+                type=TYPE,
+                partition_key=f"p{number % 5}",
+                attributes={"kind": kind},
+                correlation_id="c",
+            )
+            if number % 10:
+                store.flow_cancel(f"f{number:03}", partition_key=f"p{number % 5}")
+        assert cold_flows(store) == 180
+        few = [f"f{number:03}" for number in range(5, 200, 23)]
+        for count in (1, 4, 100):
+            for reverse in (False, True):
+                read = partial(store.flow_list, TYPE, count=count, reverse=reverse)
+                wanted = sorted(few, reverse=reverse)
+                assert paged(partial(read, attributes={"kind": "few"}), count) == wanted
+                of_one = [name for name in wanted if int(name[1:]) % 5 == 2]
+                read = partial(read, attributes={"kind": "few"}, partition_key="p2")
+                assert paged(read, count) == of_one
+            kin = partial(store.flow_by_correlation, "c", count=count, state="queued")
+            assert paged(kin, count) == [f"f{number:03}" for number in range(0, 200, 10)]
+            assert paged(partial(store.flow_list, "none", count=count), count) == []
+
+
+def paged(read: Callable[..., Any], count: int) -> list[str]:
+    """Return what all pages have, all of them full but the last ones."""
+    found: list[str] = []
+    page = read()
+    while True:
+        found += [record.id for record in page]
+        if page.after is None:
+            return found
+        assert len(page) == count
+        page = read(after=page.after)
 
 
 def test_without_what_is_cold_reads_stay_in_memory(tmp_path: Path) -> None:

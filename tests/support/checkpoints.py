@@ -20,6 +20,7 @@ from shardflow.flow import commands
 from shardflow.flow.engine import checkpoint, hints, upkeep
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.log import shortcut
+from shardflow.flow.log.position import unpack
 from shardflow.flow.record import Record
 from shardflow.flow.settings import Settings
 from support.disks import Disk, Loss, PowerLoss
@@ -129,10 +130,10 @@ def found_in(engine: Engine) -> dict[str, Any]:
                 slot.trail,
                 sorted(slot.spent or ()),
             )
-            for slot in state.table
+            for slot in state.slots()
             if slot.record is not None
         },
-        "values": {number: place for number, *place in columns},
+        "values": {**{number: place for number, *place in columns}, **cold_values_of(engine)},
         "policies": {p.type: (p.policy, p.generation) for p in state.policies.all()},
         "prepared": families.prepared,
         "reserved": families.reserved,
@@ -145,6 +146,17 @@ def found_in(engine: Engine) -> dict[str, Any]:
         "spans": [span._replace(epoch=0) for span in engine.log.spans.values()],
         "problems": engine.statistics(check=True)["problems"],
     }
+
+
+def cold_values_of(engine: Engine) -> dict[int, list[int]]:
+    """Return where the values of cold flows lie."""
+    cold = engine.cold
+    if cold is None:
+        return {}
+    keys = [int.from_bytes(key, "big") for key, _ in cold.environment.scan("values").iternext()]
+    places = [(number, cold.place(number)) for number in keys]
+    found = {number: next(unpack(place)) for number, place in places if place is not None}
+    return {number: [segment << 32 | at, size] for number, (segment, at, size) in found.items()}
 
 
 def assert_same(found: dict[str, Any], other: dict[str, Any]) -> None:

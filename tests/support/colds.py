@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from shardflow.actors.ports import LocalPort
 from shardflow.actors.service import Service
 from shardflow.flow.engine import Engine
 from shardflow.sdk import opening
+
+
+class AtOnce:
+    """Work in the background that is over before anybody looks: runs have to be repeatable."""
+
+    is_running = False
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        work()
+
+    def wait(self) -> None:
+        """It is done."""
 
 
 def open_cold(path: Path, options: dict[str, Any]) -> sf.Store:

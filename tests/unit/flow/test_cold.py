@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,15 +13,17 @@ import pytest
 from shardflow.flow import beside
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.codec import encoder
-from shardflow.flow.cold import environment
+from shardflow.flow.cold import environment, rows, store
 from shardflow.flow.cold.audit import audit
 from shardflow.flow.cold.changes import Leaving
 from shardflow.flow.cold.environment import ColdDamaged, ColdFull
-from shardflow.flow.cold.layout import BadRow, pack_row, place_in_list, read_row
+from shardflow.flow.cold.layout import BadRow, pack_number, pack_row, place_in_list, read_row
 from shardflow.flow.cold.store import Cold
+from shardflow.flow.cold.verify import verify
 from shardflow.flow.index.listing import cursor_of
-from shardflow.flow.limits import NAME_BYTES_MAX
+from shardflow.flow.limits import COLD_REMAP_ROWS, MIB, NAME_BYTES_MAX
 from shardflow.flow.record import COMPLETED, FAILED, Extras, NamedValue, Record, numbers_of
+from support.small_disk import SmallDisk, install
 
 UUID = b"u" * 16
 TRAIL = bytes(range(24))
@@ -216,6 +219,52 @@ def test_places_in_a_list_sort_as_their_flows_do() -> None:
     assert [flow for _, flow in sorted(places)] == sorted(flow for _, flow in places)
 
 
+def test_a_walk_remembers_nothing_and_gives_pages_back(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = opened()
+    records = project(cold, *(ended(f"f{n:03}", at_ms=n // 7) for n in range(300)))
+    monkeypatch.setattr(rows, "COLD_REMAP_ROWS", 20)
+    remaps: list[int] = []
+    monkeypatch.setattr(environment.Environment, "remap", _counted(environment, remaps))
+    for reverse in (False, True):
+        remaps.clear()
+        assert walked(cold, reverse=reverse) == records[:: -1 if reverse else 1]
+        assert not cold._slots
+        assert len(remaps) >= 10
+    check_pages(cold, records)
+
+
+def test_look_ups_that_find_nothing_give_pages_back_too(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = opened()
+    project(cold, ended("a", payload_number=1))
+    remaps: list[int] = []
+    monkeypatch.setattr(environment.Environment, "remap", _counted(environment, remaps))
+    looks: list[Callable[[], object]] = [
+        lambda: cold.find(None, "b"),
+        lambda: cold.owner(None, "b", TRAIL[:12]),
+        lambda: cold.place(2),
+        lambda: cold.move([(1, b"x" * 12, b"y" * 12)], []),
+    ]
+    for look in looks:
+        remaps.clear()
+        for _ in range(2 * COLD_REMAP_ROWS):
+            look()
+        assert len(remaps) >= 2
+
+
+def _counted(module: Any, calls: list[int]) -> Callable[[Any], None]:
+    remap = module.Environment.remap
+
+    def counted(env: Any) -> None:
+        calls.append(1)
+        remap(env)
+
+    return counted
+
+
 # ---- retention and letting go ----
 
 
@@ -249,6 +298,38 @@ def test_what_was_let_go_of_is_nowhere_any_more(opened: Open, flushes: bool) -> 
     assert [cold.place(number) is None for number in (1, 2, 3, 9, 5)] == [True] * 4 + [False]
     for kind, name in (("parent", "x"), ("root", "y"), ("correlation", "c")):
         assert not list(cold.walk(kind, name, None, None))  # type: ignore[arg-type]
+
+
+def test_nothing_is_deleted_while_a_sync_is_under_way(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        is_running = True
+
+        def __init__(self, work: Callable[[], None]) -> None:
+            pass
+
+        def wait(self) -> None:
+            assert not self.is_running, "somebody waits for it"
+
+    monkeypatch.setattr(environment, "Background", Slow)
+    monkeypatch.setattr(store, "COLD_BATCH_FLOWS", 1)
+    cold = opened()
+    project(cold, ended("a"), ended("b"))
+    cold.begin_sync()
+    slot = cold.find(None, "a")
+    assert slot is not None
+    cold.adopt(slot)
+    for _ in range(2):
+        cold.rest()
+        assert cold.environment.size("rows") == 2
+        assert cold.find(None, "a") is None
+    monkeypatch.setattr(store, "COLD_WAITING_MAX", 1)
+    with pytest.raises(AssertionError, match="somebody waits"):
+        cold.rest()
+    Slow.is_running = False
+    cold.rest()
+    assert cold.environment.size("rows") == 1
 
 
 def test_a_flow_that_comes_back_cold_is_found_once(opened: Open) -> None:
@@ -295,13 +376,17 @@ def test_the_map_grows_by_itself(opened: Open) -> None:
     assert walked(cold) == sorted(records, key=cursor_of)
 
 
-def test_a_full_disk_changes_nothing(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_full_disk_changes_nothing(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(DiskFolder, "free_bytes", lambda folder: MIB)
     cold = opened()
     project(cold, ended("a"))
 
     def full(*args: Any) -> None:
         error = environment.lmdb_error("mdb_txn_commit: no space")
-        error.code = 28  # type: ignore[misc]
+        error.code = code  # type: ignore[misc]
         raise error
 
     with monkeypatch.context() as patch:
@@ -310,6 +395,59 @@ def test_a_full_disk_changes_nothing(opened: Open, monkeypatch: pytest.MonkeyPat
             cold.project([leaving(ended("b"))], 1)
     assert cold.find(None, "b") is None and cold.rows == cold.count(TYPE, COMPLETED) == 1
     project(cold, ended("b"))
+
+
+def test_small_files_need_no_room(
+    folder: DiskFolder, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = opened()
+    records = project(cold, ended("a"), ended("b"))
+    identity = cold.sync()
+    disk = SmallDisk(Path(folder.path), tmp_path / "size")
+    disk.fill()
+    install(disk, monkeypatch)
+    project(cold, ended("c"))
+    cold.close()
+    for _ in range(4):
+        cold = opened(identity)
+        assert walked(cold) == records
+        project(cold, ended("d"))
+        cold.verified()
+
+
+def test_files_that_cannot_be_written_are_a_full_disk(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    cold = opened()
+    project(cold, ended("a"))
+    cold.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskFolder, "write", full)
+        cold.verified()
+        with pytest.raises(ColdFull):
+            cold.project([leaving(ended("b"))], 1)
+        assert cold.rows == cold.count(TYPE, COMPLETED) == 1
+        assert audit(cold) == []
+    project(cold, ended("b"))
+
+
+def test_a_disk_with_room_that_fails_is_damage(
+    folder: DiskFolder, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DiskFolder, "free_bytes", lambda folder: 100 * MIB)
+    cold = opened()
+
+    def broken(*args: Any) -> None:
+        error = environment.lmdb_error("mdb_txn_commit: input/output error")
+        error.code = errno.EIO  # type: ignore[misc]
+        raise error
+
+    monkeypatch.setattr(environment.Writing, "put_all", broken)
+    with pytest.raises(ColdDamaged):
+        cold.project([leaving(ended("b"))], 1)
 
 
 # ---- damage ----
@@ -358,6 +496,31 @@ def test_a_flipped_byte_in_the_place_of_a_value_is_never_answered(
         cold.place(256)
 
 
+def test_an_error_of_lmdb_in_a_read_is_damage(folder: DiskFolder, opened: Open) -> None:
+    class Broken:
+        def abort(self) -> None: ...
+
+        def __getattr__(self, name: str) -> Any:
+            raise environment.lmdb_error("a page is not there")
+
+    reads: list[Callable[[Cold], object]] = [
+        lambda cold: cold.find(None, "a"),
+        lambda cold: cold.read(1),
+        lambda cold: cold.place(256),
+        lambda cold: cold.values,
+        lambda cold: list(verify(cold)),
+        walked,
+    ]
+    for read in reads:
+        cold = opened()
+        project(cold, ended("a", payload_number=256))
+        cold.environment._read = Broken()  # type: ignore[assignment]
+        cold.environment._cursors.clear()
+        with pytest.raises(ColdDamaged):
+            read(cold)
+        assert not (Path(folder.path) / "data.mdb").exists(), "nobody reads it again"
+
+
 def test_a_row_that_is_missing_is_damage(opened: Open) -> None:
     cold = opened()
     project(cold, ended("a"))
@@ -376,6 +539,31 @@ def test_an_index_that_lacks_a_row_is_damage_when_it_is_deleted(opened: Open) ->
     cold.adopt(slot)
     with pytest.raises(ColdDamaged):
         cold.flush()
+
+
+@pytest.mark.parametrize("bit", [8, 13])
+def test_a_time_that_is_not_the_flows_own_drops_none(opened: Open, bit: int) -> None:
+    cold = opened()
+    record = ended("a", at_ms=1 << 14)
+    project(cold, record)
+    assert record.expires_at_ms is not None
+    key, row_key = pack_number(record.expires_at_ms), pack_number(1)
+    wrong = pack_number(record.expires_at_ms ^ 1 << bit)
+    cold.environment.write(lambda writing: writing.delete("expiry", key + row_key))
+    cold.environment.write(lambda writing: writing.put("expiry", wrong + row_key, b""))
+    with pytest.raises(ColdDamaged):
+        cold.expired(1 << 20, 9)
+
+
+@pytest.mark.parametrize("name", ["counts", "rows"])
+def test_counts_that_differ_from_the_rows_are_damage(opened: Open, name: str) -> None:
+    cold = opened()
+    project(cold, ended("a"), ended("b"))
+    identity = cold.sync()
+    cold.environment.write(lambda writing: writing.clear(name))
+    again = opened(identity)
+    assert again.identity != identity, "made anew"
+    assert again.rows == again.environment.size("rows") == 0
 
 
 # ---- trust ----
@@ -440,15 +628,43 @@ def test_after_another_boot_only_what_was_synced_is_believed(
     assert beside.boot_id() == beside.boot_id()
 
 
-def test_after_ends_in_a_row_that_it_may_be_to_blame_for_it_begins_anew(opened: Open) -> None:
+def test_what_is_closed_in_order_is_on_disk(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    cold = opened()
+    records = project(cold, ended("a"))
+    identity = cold.sync()
+    project(cold, ended("b"))
+    cold.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "boot_id", lambda: b"another")
+        assert walked(opened(identity)) == records
+
+
+def test_after_ends_in_a_row_that_it_may_be_to_blame_for_it_begins_anew(
+    folder: DiskFolder, opened: Open
+) -> None:
     cold = opened()
     project(cold, ended("a"))
     identity = cold.sync()
     cold.close()
-    assert [opened(identity).rows for _ in range(4)] == [1, 1, 0, 0]
+    found = []
+    for _ in range(4):
+        cold = opened(identity)
+        found.append(cold.rows)
+        kill(folder, cold)
+    assert found == [1, 1, 0, 0]
 
 
-def test_ends_after_it_has_served_are_not_put_down_to_it(opened: Open) -> None:
+def kill(folder: DiskFolder, cold: Cold) -> None:
+    """End as a process does that is killed."""
+    told = folder.read(environment.IN_USE)
+    assert told is not None
+    cold.abandon()
+    folder.write(environment.IN_USE, told, sync=False)
+
+
+def test_ends_after_it_was_verified_are_not_put_down_to_it(
+    folder: DiskFolder, opened: Open
+) -> None:
     cold = opened()
     project(cold, ended("a"))
     identity = cold.sync()
@@ -456,7 +672,15 @@ def test_ends_after_it_has_served_are_not_put_down_to_it(opened: Open) -> None:
     for _ in range(4):
         cold = opened(identity)
         assert cold.rows == 1
-        cold.rest(requests=1_000_000)
+        assert list(verify(cold))
+        kill(folder, cold)
+
+
+def test_processes_that_know_why_they_end_do_not_count(opened: Open) -> None:
+    cold = opened()
+    project(cold, ended("a"))
+    identity = cold.sync()
+    assert [opened(identity).rows for _ in range(4)] == [1] * 4
 
 
 @pytest.mark.parametrize("size", [0, 100, 4_096, 5_000])

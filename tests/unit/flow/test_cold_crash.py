@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ from msgspec.structs import replace
 
 from shardflow.flow import commands, queries
 from shardflow.flow.beside import DiskFolder
-from shardflow.flow.cold import environment, store
+from shardflow.flow.cold import environment, rollback, rows, store
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.engine import project
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.index.listing import cursor_of
+from shardflow.flow.machine import reads
 from shardflow.flow.record import Record
 from shardflow.flow.replies import Data, Done
 from shardflow.flow.settings import Settings
-from support.checkpoints import CheckpointingMachine
+from support.checkpoints import SHORTCUT, CheckpointingMachine, assert_same, found_in, opened
+from support.colds import AtOnce
+from support.disks import Disk
 from support.engines import RETENTION_MS, SHARDS, TYPE
 from support.merging import small_files
 
@@ -40,20 +43,11 @@ def _small_slices() -> Iterator[None]:
         patch.setattr(project, "COLD_COMPACT_FLOWS", 3)
         patch.setattr(store, "COLD_BATCH_FLOWS", 3)
         patch.setattr(environment, "Background", AtOnce)
-        patch.setattr(store, "COLD_REMAP_ROWS", 5)
+        patch.setattr(rollback, "COLD_UNDO_ROWS", 2)
+        patch.setattr(rollback, "COLD_FORGET_ROWS", 4)
+        patch.setattr(rows, "COLD_REMAP_ROWS", 5)
+        patch.setattr(reads, "LIST_SCAN_FLOWS", 3)
         yield
-
-
-class AtOnce:
-    """Work in the background that is over before anybody looks: runs have to be repeatable."""
-
-    is_running = False
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        work()
-
-    def wait(self) -> None:
-        """It is done."""
 
 
 class ColdMachine(CheckpointingMachine):
@@ -83,6 +77,27 @@ class ColdMachine(CheckpointingMachine):
             event(f"opened by a checkpoint, cold flows: {min(3, engine.cold.rows)}")
         self.before.append(engine.cold)
         return engine
+
+    def recovered(self, allowed: list[Any]) -> None:
+        """Open what is on the disk; what is found is what is found without shortcuts."""
+        image = self.disk.image()
+        super().recovered(allowed)
+        if not self.is_hurt:
+            # Only the end of a merge leaves what is thrown away again.
+            notes = [note for note in self.engine.restored.notes if "undone" not in note]
+            assert notes == []
+        self.is_hurt = False
+        found = found_in(self.engine)
+        assert found["problems"] == []
+        # Rows keep up with merges: what a hint has counted as dead, the tail may count once more.
+        del found["dead"]
+        if self.disk.capacity is not None:
+            # A full disk has no room for the segment that a start on another one begins.
+            del found["spans"]
+        plain = {name: data for name, data in image.items() if not SHORTCUT.fullmatch(name)}
+        other = opened(Disk.of(plain))
+        assert_same(found, found_in(other))
+        other.abandon()
 
     def requests(self, batch: list[tuple[Any, ...]]) -> list[Any]:
         """Give some of the flows relatives."""
@@ -117,8 +132,17 @@ class ColdMachine(CheckpointingMachine):
         self.the_log_is_merged_until_nothing_is_left()
         self.engine.upkeep.checkpoint()
 
+    @rule(slices=st.integers(1, 30), pick=st.integers(0, 100))
+    def the_process_is_killed_in_a_checkpoint(self, slices: int, pick: int) -> None:
+        self.engine.upkeep.want_checkpoint()
+        for _ in range(slices):
+            self.engine.upkeep.step()
+        self.an_ended_flow_changes(pick, "x", 0)
+        self.the_process_is_killed()
+
     @rule()
     def the_upkeep_has_nothing_left_to_do(self) -> None:
+        self.engine.log.look()
         self.the_log_is_merged_until_nothing_is_left()
         for slot in self.engine.state.table:
             assert slot.record is not None
@@ -147,9 +171,11 @@ class ColdMachine(CheckpointingMachine):
         first = queries.Lineage(kind, name, None, None, None, 3, None, True, now_ms=0)
         (page,) = self.ask(first)
         assert isinstance(page, Done)
-        (rest,) = self.ask(replace(first, after=page.cursor, count=1_000))
-        assert isinstance(rest, Done)
-        listed = page.outcomes if page.cursor is None else page.outcomes + rest.outcomes
+        listed = list(page.outcomes)
+        while page.cursor is not None:
+            (page,) = self.ask(replace(first, after=page.cursor, count=1_000))
+            assert isinstance(page, Done)
+            listed += page.outcomes
         assert listed == wanted
 
     @invariant()
