@@ -147,6 +147,12 @@ class Work:
         if doing < 0.5:
             self._store.flow_policy_set(type_, retry=sf.Retry(max_retries=chance.randint(0, 3)))
             return
+        if doing < 0.6:
+            # Of any flow: one that is cold comes back.
+            flows = self._store.flow_list(type_, count=1_000)
+            for flow in chance.sample(flows, k=min(2, len(flows))):
+                self._put(flow)
+            return
         for job in self._store.flow_claim_due(
             type_, worker="w", limit=chance.randint(1, 5), lease_ms=LEASE_MS
         ):
@@ -197,10 +203,14 @@ class Work:
                 job.id, job.logical_state, "next", **held, lease_token=token, payload=self._value()
             )
         elif doing < 0.8:
-            name = chance.choice(["v", "w"])
-            store.flow_value_put(self._value(), id=job.id, name=name, **key, override=True)
+            self._put(job)
         elif doing < 0.95:
             self._spawn(job)
+
+    def _put(self, flow: sf.FlowRecord) -> None:
+        name, key = self._chance.choice(["v", "w"]), flow.partition_key
+        value = self._value()
+        self._store.flow_value_put(value, id=flow.id, name=name, partition_key=key, override=True)
 
     def _spawn(self, job: sf.FlowRecord) -> None:
         chance = self._chance
