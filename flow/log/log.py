@@ -252,18 +252,18 @@ class Log:
             self.space.refused(error)
             self._broken = False
             return False
-        self._seal_span()
+        self.spans[self._segment] = self.written
         self._start_segment(self.take_number(), file)
         sealed.truncate(end)
         sealed.sync()
         self._broken = False
         return True
 
-    def _seal_span(self) -> None:
+    @property
+    def written(self) -> Span:
+        """The segment that is written, as it would be if it were sealed now."""
         part = Part(self._segment, self._segment, self._segment)
-        self.spans[part.number] = Span(
-            part, self._first_lsn, self._lsn, self._lsn, self.epoch, self._offset
-        )
+        return Span(part, self._first_lsn, self._lsn, self._lsn, self.epoch, self._offset)
 
     def seal(self) -> list[str] | None:
         """Begin a new segment; return the names of all others: together they are the log.
