@@ -11,7 +11,13 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import pairwise
 
-from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, MERGE_FRAME_BYTES, SEGMENT_BYTES
+from ..limits import (
+    CHECKPOINT_FILES_MAX,
+    MERGE_DEAD_RATIO,
+    MERGE_FILES_MIN,
+    MERGE_FRAME_BYTES,
+    SEGMENT_BYTES,
+)
 from ..log.dead import DeadBytes
 from ..log.frame import HEADER_BYTES, TABLE_ENTRY_BYTES
 from ..log.log import Log
@@ -48,6 +54,12 @@ class Choice:
         later.
         """
         return sum(self._dead_bytes(span) for span in self._look() if span.part.last >= begin)
+
+    def are_many(self, begin: int) -> bool:
+        """Whether there are many small files of those that end in segment `begin` or later."""
+        sizes = [span.size for span in self._log.spans.values() if span.part.last >= begin]
+        left = max(1, sum(sizes) / SEGMENT_BYTES)
+        return len(sizes) >= CHECKPOINT_FILES_MAX and len(sizes) >= left * MERGE_FILES_MIN
 
     def live_bytes(self, spans: Iterable[Span]) -> int:
         """Return what a merge of some files would copy, about."""
@@ -107,13 +119,15 @@ class Choice:
     def _runs(self, spans: list[Span]) -> list[list[Span]]:
         """Return the runs of neighbours that would fit into one segment together."""
         runs: list[list[Span]] = []
+        size = 0
         for span in spans:
-            run = runs[-1] if runs else []
-            size = sum(map(self._live_bytes, run)) + self._live_bytes(span)
-            if run and size <= SEGMENT_BYTES:
-                run.append(span)
+            more = self._live_bytes(span)
+            size += more
+            if runs and size <= SEGMENT_BYTES:
+                runs[-1].append(span)
             else:
                 runs.append([span])
+                size = more
         assert all(a.last_lsn + 1 == b.first_lsn for run in runs for a, b in pairwise(run))
         return runs
 

@@ -303,9 +303,13 @@ class Upkeep:
             return None
 
     def _must_free(self) -> bool:
-        """Whether much is dead in files that no merge may touch before the next checkpoint."""
+        """Whether much is dead in files that no merge may touch before the next checkpoint, or
+        there are many of these.
+        """
         if not self._begin or self._log.bytes_written < self._next_bytes:
             return False
+        if self._choice.are_many(self._begin):
+            return True
         dead = self._choice.dead_bytes(self._begin)
         told = self.statistics()
         is_half_dead = told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
