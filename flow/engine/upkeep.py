@@ -265,7 +265,9 @@ class Upkeep:
 
     def _begin_checkpoint(self) -> Checkpoint | None:
         self._is_wanted = False
-        self._settle()
+        if not self._settle():
+            self._do_without()
+            return None
         try:
             return Checkpoint(self._files, self._log, self._state, self._values, self._cold)
         except OSError:
