@@ -49,15 +49,18 @@ class Choice:
                 return run
         return self._blockers(spans)
 
-    def dead_bytes(self, begin: int = 0) -> int:
-        """Return how much of these files nobody needs, of those that end in segment `begin` or
-        later.
-        """
-        return sum(self._dead_bytes(span) for span in self._look() if span.part.last >= begin)
+    def dead_bytes(self) -> int:
+        """Return how much of these files nobody needs."""
+        return sum(map(self._dead_bytes, self._look()))
 
-    def are_many(self, begin: int) -> bool:
-        """Whether there are many small files of those that end in segment `begin` or later."""
-        sizes = [span.size for span in self._log.spans.values() if span.part.last >= begin]
+    def dead_bytes_between(self, begin: int, end: int) -> int:
+        """Return how much nobody needs of the files from segment `begin` on, up to `end`."""
+        return sum(self._dead_bytes(span) for span in self._look() if begin <= span.part.last < end)
+
+    def are_many_between(self, begin: int, end: int) -> bool:
+        """Whether there are many small files of those."""
+        spans = self._log.spans.values()
+        sizes = [span.size for span in spans if begin <= span.part.last < end]
         left = max(1, sum(sizes) / SEGMENT_BYTES)
         return len(sizes) >= CHECKPOINT_FILES_MAX and len(sizes) >= left * MERGE_FILES_MIN
 

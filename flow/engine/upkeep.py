@@ -310,9 +310,11 @@ class Upkeep:
         """
         if not self._begin or self._log.bytes_written < self._next_bytes:
             return False
-        if self._choice.are_many(self._begin):
+        # It would begin with the last frame, and protect the file that has it.
+        end, _ = self._log.last_frame
+        if self._choice.are_many_between(self._begin, end):
             return True
-        dead = self._choice.dead_bytes(self._begin)
+        dead = self._choice.dead_bytes_between(self._begin, end)
         told = self.statistics()
         is_half_dead = told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
         is_much = dead >= CHECKPOINT_LOG_BYTES or (is_half_dead and dead >= SEAL_BYTES_MIN)
