@@ -265,7 +265,7 @@ class Upkeep:
 
     def _begin_checkpoint(self) -> Checkpoint | None:
         self._is_wanted = False
-        if not self._settle():
+        if not self._settle() or not self._log.mark():
             self._do_without()
             return None
         try:
@@ -310,8 +310,7 @@ class Upkeep:
         """
         if not self._begin or self._log.bytes_written < self._next_bytes:
             return False
-        # It would begin with the last frame, and protect the file that has it.
-        end, _ = self._log.last_frame
+        end, _ = self._log.position
         if self._choice.are_many_between(self._begin, end):
             return True
         dead = self._choice.dead_bytes_between(self._begin, end)

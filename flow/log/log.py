@@ -276,6 +276,18 @@ class Log:
         self.append(self.begin(), [], sync=True)
         return [span.part.name for span in self.spans.values()]
 
+    def mark(self) -> bool:
+        """Let the newest frame stand in the segment that is written; False: there is no room.
+
+        Where it stands a checkpoint begins, and no merge may take what comes after it. One that has
+        been sealed may even have been merged already.
+        """
+        if self.last_frame[0] != self._segment:
+            if not self.has_room(HEADER_BYTES):
+                return False
+            self.append(self.begin(), [], sync=True)
+        return True
+
     def first_lsn_of(self, segment: int) -> int:
         """Return the first frame of a segment."""
         span = self.spans.get(segment)

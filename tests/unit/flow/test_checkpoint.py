@@ -288,10 +288,20 @@ def test_none_is_written_over_and_over_for_a_file_that_it_protects_itself(
         shard.drop(f"f{number}")
     shard.run_upkeep()
     assert shard.engine.upkeep.checkpoints <= 3
-    shard.create("f")
-    shard.drop("f")
-    shard.run_upkeep()
     assert shard.engine.statistics(check=False)["log_bytes"] < 3_000
+    assert_resumed(shard)
+
+
+def test_one_that_is_written_after_all_was_merged_is_of_use(
+    shard: Shard, small: pytest.MonkeyPatch
+) -> None:
+    small.setattr(logs, "SEGMENT_BYTES", 10**6)
+    for number in range(20):
+        shard.create(f"f{number}", payload=b"x" * 300)
+        shard.drop(f"f{number}")
+    shard.run_upkeep()
+    assert segment_name(1) not in shard.disk.names()
+    shard.engine.upkeep.checkpoint()
     assert_resumed(shard)
 
 
