@@ -112,6 +112,8 @@ the log."""
 CHECKPOINT_DEAD_RATIO: Final = 1
 """It is due as well when so much of what only a merge after it can remove is dead, in the sizes of
 the last one; `CHECKPOINT_LOG_BYTES` at least."""
+CHECKPOINT_FILES_MAX: Final = 64
+"""And when there are so many small files that only a merge after it can make fewer."""
 CHECKPOINT_CLOSE_BYTES: Final = 4 * MIB
 """On closing, one is written if so much of the log would have to be read by the next start..."""
 CHECKPOINT_CLOSE_RATIO: Final = 8

@@ -11,10 +11,20 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import pairwise
 
-from ..limits import MERGE_DEAD_RATIO, MERGE_FILES_MIN, SEGMENT_BYTES
+from ..limits import (
+    CHECKPOINT_FILES_MAX,
+    MERGE_DEAD_RATIO,
+    MERGE_FILES_MIN,
+    MERGE_FRAME_BYTES,
+    SEGMENT_BYTES,
+)
 from ..log.dead import DeadBytes
+from ..log.frame import HEADER_BYTES, TABLE_ENTRY_BYTES
 from ..log.log import Log
-from ..log.parts import Span
+from ..log.parts import END, RANGE, Span
+
+MARKS_BYTES = 2 * (HEADER_BYTES + TABLE_ENTRY_BYTES) + RANGE.size + END.size
+"""The first and the last frame of a merged file."""
 
 
 class Choice:
@@ -43,6 +53,17 @@ class Choice:
         """Return how much of these files nobody needs."""
         return sum(map(self._dead_bytes, self._look()))
 
+    def dead_bytes_between(self, begin: int, end: int) -> int:
+        """Return how much nobody needs of the files from segment `begin` on, up to `end`."""
+        return sum(self._dead_bytes(span) for span in self._look() if begin <= span.part.last < end)
+
+    def are_many_between(self, begin: int, end: int) -> bool:
+        """Whether there are many small files of those."""
+        spans = self._log.spans.values()
+        sizes = [span.size for span in spans if begin <= span.part.last < end]
+        left = max(1, sum(sizes) / SEGMENT_BYTES)
+        return len(sizes) >= CHECKPOINT_FILES_MAX and len(sizes) >= left * MERGE_FILES_MIN
+
     def live_bytes(self, spans: Iterable[Span]) -> int:
         """Return what a merge of some files would copy, about."""
         return sum(map(self._live_bytes, spans))
@@ -69,18 +90,20 @@ class Choice:
             least.append(span.merged_lsn)
         return spans
 
-    def _dead_bytes(self, span: Span) -> int:
-        number = span.part.number
-        kept = self._dead.kept(number)
-        is_dead = kept is not None and number not in self._needed
-        return self._dead.of(number) + (kept.bytes if is_dead and kept is not None else 0)
-
     def _ratio(self, span: Span) -> float:
         """Return how much of a file nobody needs any more, 0 to 1."""
-        return self._dead_bytes(span) / max(1, span.size)
+        number = span.part.number
+        count = self._dead.of(number)
+        kept = self._dead.kept(number)
+        if kept is not None and number not in self._needed:
+            count += kept.bytes
+        return ratio(count, span)
+
+    def _dead_bytes(self, span: Span) -> int:
+        return round(span.size * self._ratio(span))
 
     def _live_bytes(self, span: Span) -> int:
-        return max(0, span.size - self._dead_bytes(span))
+        return span.size - self._dead_bytes(span)
 
     def _around(self, spans: list[Span], at: int) -> list[Span]:
         """Return a file with its neighbours that are half dead too, up to a segment's size."""
@@ -99,13 +122,15 @@ class Choice:
     def _runs(self, spans: list[Span]) -> list[list[Span]]:
         """Return the runs of neighbours that would fit into one segment together."""
         runs: list[list[Span]] = []
+        size = 0
         for span in spans:
-            run = runs[-1] if runs else []
-            size = sum(map(self._live_bytes, run)) + self._live_bytes(span)
-            if run and size <= SEGMENT_BYTES:
-                run.append(span)
+            more = self._live_bytes(span)
+            size += more
+            if runs and size <= SEGMENT_BYTES:
+                runs[-1].append(span)
             else:
                 runs.append([span])
+                size = more
         assert all(a.last_lsn + 1 == b.first_lsn for run in runs for a, b in pairwise(run))
         return runs
 
@@ -141,3 +166,16 @@ class Choice:
                 break
             chosen.append(spans[blocking.pop()])
         return chosen
+
+
+def ratio(dead_bytes: int, span: Span) -> float:
+    """Return how much of a file is dead, 0 to 1, given what its dead entries come to.
+
+    The headers of frames go with the entries: of a file that is all dead, all is.
+    """
+    if span.part.is_merged:
+        frames = -(-(span.size - MARKS_BYTES) // MERGE_FRAME_BYTES)
+        entries = span.size - MARKS_BYTES - frames * HEADER_BYTES
+    else:
+        entries = span.size - (span.last_lsn - span.first_lsn + 1) * HEADER_BYTES
+    return min(1.0, dead_bytes / entries) if entries > 0 else 0.0

@@ -35,7 +35,7 @@ from ..settings import Settings
 from .hydrate import Hydrator
 from .projections import Projections
 from .restore import restore
-from .room import fits, no_room
+from .room import DELIVERED_BYTES_MAX, fits, no_room
 from .stats import check_invariants, compare
 from .upkeep import Upkeep
 from .writer import Writer
@@ -261,12 +261,10 @@ class Engine:
         Return whether they are: on a full disk it has to wait.
         """
         if self._delivered:
-            told = dict(self._delivered)
             writer = Writer(self.log, self.values)
-            self._note_delivered(writer)
-            if not self.log.has_room(writer.size):
-                self._delivered = told
+            if not self.log.has_room(writer.size + DELIVERED_BYTES_MAX):
                 return False
+            self._note_delivered(writer)
             writer.commit(sync=self._sync)
         return True
 

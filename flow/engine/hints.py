@@ -15,7 +15,7 @@ from ..events import ValueStored
 from ..host import Files
 from ..limits import MERGE_SLICE_ENTRIES, SHORTCUT_BLOCK_BYTES, SHORTCUT_SLICE_ITEMS
 from ..log.dead import DeadBytes
-from ..log.frame import HEADER_BYTES
+from ..log.frame import HEADER_BYTES, TABLE_ENTRY_BYTES
 from ..log.keydir import columns_of
 from ..log.log import Log
 from ..log.parts import Part, Span
@@ -80,10 +80,8 @@ class Hint:
         self._places: list[tuple[int, int, int, int]] = []
         self._size = 0
         self._count = 0
-        self._dead_bytes = 0
-        """What is left out of records and values."""
-        self._kept: list[tuple[int, int]] = []
-        """Length and `first` of the tombstones."""
+        self._counted = DeadBytes()
+        """What is left out of records and values, and the tombstones."""
         self._writer = ShortcutWriter(files, hint_name(merged.part))
         self._steps = self._run()
         self.is_done = False
@@ -117,11 +115,8 @@ class Hint:
         self._flush()
         self._writer.sync()
         yield True
-        self._dead_bytes += sum(run.size for run in self._runs.values())
-        counted = DeadBytes()
-        counted.add_bytes(number, self._dead_bytes)
-        for length, first in self._kept:
-            counted.keep(number, length, first)
+        counted = self._counted
+        counted.add_bytes(number, sum(run.size for run in self._runs.values()))
         self._writer.finish(End(0, self._count, dead=counted.all(), kept=counted.all_kept()))
         yield True
         kept = {*checkpoints_in(self._files), *hints_of(self._log.spans.values())}
@@ -136,12 +131,12 @@ class Hint:
             self._fact_places += pack(*position)
             self._size += len(data)
             if entry.__class__ in TOMBSTONES:
-                self._kept.append((len(data), first_of(entry)))
+                self._counted.keep(position.segment, len(data), first_of(entry))
         elif self._values.place(entry.number) == position:
             number, offset, length = position
             self._places.append((entry.number, number, offset, length))
         else:
-            self._dead_bytes += position.length
+            self._counted.add(position)
         items = len(self._facts) + len(self._flows.records) + len(self._places)
         if self._size >= SHORTCUT_BLOCK_BYTES or items >= SHORTCUT_SLICE_ITEMS:
             self._flush()
@@ -151,7 +146,7 @@ class Hint:
         slot = self._state.lookup(record.partition_key, record.id)
         at = -1 if slot is None else trail_index(slot.trail, position)
         if slot is None or at < 0:
-            self._dead_bytes += position.length
+            self._counted.add(position)
             return
         key = record.partition_key, record.id
         named = set(value_numbers(record))
@@ -161,7 +156,7 @@ class Hint:
         left = run.named - named
         run.spent += [(record.version - 1, number) for number in sorted(left)]
         run.named = named
-        run.size += position.length
+        run.size += position.length + TABLE_ENTRY_BYTES
         end = at + POSITION_BYTES
         if self._is_here(slot.trail, end):
             return
@@ -186,7 +181,8 @@ class Hint:
         self._size += len(data) + len(trail)
         self._count += 1
         # Some that were met may have gone since.
-        self._dead_bytes += run.size - sum(position.length for position in unpack(trail))
+        left = sum(position.length + TABLE_ENTRY_BYTES for position in unpack(trail))
+        self._counted.add_bytes(self._span.part.number, run.size - left)
 
     def _flush(self) -> None:
         if self._facts:

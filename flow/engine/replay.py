@@ -12,6 +12,7 @@ from ..cold.store import Cold
 from ..errors import CorruptLog
 from ..events import Delivered, Dropped, Trimmed, ValueStored
 from ..host import Files
+from ..log.dead import DeadBytes
 from ..log.keydir import rows_of
 from ..log.parts import Part, segment_name
 from ..log.position import Position, pack, unpack
@@ -89,10 +90,9 @@ class Replay:
             elif isinstance(block, Places):
                 for row in rows_of(msgspec.structs.astuple(block)):
                     self.take_value(*row)
-        for number, count in hint.end.dead:
-            self.values.dead.add_bytes(number, count)
-        for number, count, first in hint.end.kept:
-            self.values.dead.keep_bytes(number, count, first)
+        counted = DeadBytes()
+        counted.reset(hint.end.dead, hint.end.kept)
+        self.values.dead.take(counted)
 
     def _take_run(self, flow: Flow) -> None:
         record = decode_record(flow.packed)

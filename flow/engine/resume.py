@@ -26,6 +26,7 @@ from ..events import ValueStored
 from ..host import Files
 from ..index.cold import ColdSlot
 from ..index.table import Slot
+from ..log.dead import DeadBytes
 from ..log.facts import key_of
 from ..log.keydir import rows_of
 from ..log.parts import Part
@@ -51,10 +52,8 @@ class Resume(Replay):
         self._cold_rows: list[tuple[int, bytes, bytes]] = []
         self._cold_values: list[tuple[int, bytes, bytes]] = []
         """Rows and values of cold flows that lie elsewhere: row or number, old place, new one."""
-        self._dead_copies: list[tuple[int, int]] = []
-        """(file, bytes) of what merged files hold that was dead when they got their place."""
-        self._kept: list[tuple[int, int, int]] = []
-        """(file, bytes, first) of the removals in them."""
+        self._copies = DeadBytes()
+        """What merged files hold that was dead when they got their place, and of removals."""
 
     def take(
         self, raw: bytes, at: int, number: int, offset: int, lengths: Sequence[int], lsn: int
@@ -125,8 +124,9 @@ class Resume(Replay):
                         self._repoint_fact(decode_entry(packed), at)
             self.state.table.pack()
             self._move_cold()
-        self._dead_copies += hint.end.dead
-        self._kept += hint.end.kept
+        counted = DeadBytes()
+        counted.reset(hint.end.dead, hint.end.kept)
+        self._copies.take(counted)
 
     def _repoint(self, entry: object, position: Position) -> None:
         if isinstance(entry, Record):
@@ -134,7 +134,7 @@ class Resume(Replay):
         elif isinstance(entry, ValueStored):
             self._repoint_value(entry.number, position)
         elif entry.__class__ in TOMBSTONES:
-            self._kept.append((position.segment, position.length, first_of(entry)))
+            self._copies.keep(position.segment, position.length, first_of(entry))
         else:
             self._repoint_fact(entry, position)
 
@@ -153,7 +153,7 @@ class Resume(Replay):
                     before, after = slot.trail[:at], slot.trail[at + POSITION_BYTES :]
                     slot.trail = before + pack(*position) + after
                     return
-        self._dead_copies.append((position.segment, position.length))
+        self._copies.add(position)
 
     def _repoint_value(self, number: int, position: Position) -> None:
         """Note where a value lies now, if it still counts."""
@@ -162,7 +162,7 @@ class Resume(Replay):
             if self._is_left(place, position):
                 self._cold_values.append((number, place, pack(*position)))
         elif old is None or not self._is_covered(old, position):
-            self._dead_copies.append((position.segment, position.length))
+            self._copies.add(position)
         else:
             self.values.move(number, old, position)
 
@@ -173,7 +173,7 @@ class Resume(Replay):
         key = key_of(fact)
         old = self.values.facts.place(key)
         if old is None or not self._is_covered(old, position):
-            self._dead_copies.append((position.segment, position.length))
+            self._copies.add(position)
         else:
             self.values.facts.move(key, old, position)
 
@@ -188,7 +188,7 @@ class Resume(Replay):
             if self._is_left(place, position):
                 self._cold_rows.append((slot.row, place, pack(*position)))
         else:
-            self._dead_copies.append((position.segment, position.length))
+            self._copies.add(position)
 
     def _is_left(self, place: bytes, new: Position) -> bool:
         """Whether a file that a packed position names has made place for another one."""
@@ -239,10 +239,7 @@ class Resume(Replay):
             )
         self.state.buried.clear()
         self.values.dead.reset(end.dead, end.kept)
-        for number, count in self._dead_copies:
-            self.values.dead.add_bytes(number, count)
-        for number, count, first in self._kept:
-            self.values.dead.keep_bytes(number, count, first)
+        self.values.dead.take(self._copies)
 
     def finish(self, recovered: Recovery) -> None:
         """Make all indexes true, and forget what was dead of files that are no more."""

@@ -20,7 +20,7 @@ _NUMBER_BYTES_MAX = 9
 _TRIMMED_OVERHEAD_BYTES = 24
 _VALUE_OVERHEAD_BYTES = 32
 """What a value's entry holds beside its bytes, at most."""
-_DELIVERED_BYTES_MAX = SHARDS_MAX * 32
+DELIVERED_BYTES_MAX = SHARDS_MAX * 32
 """The acknowledgements that may go along with a frame."""
 
 
@@ -35,7 +35,7 @@ def fits(log: Log, size: int, turn: Turn, request: object) -> bool:
     is_new = is_creating(request)
     if is_new and log.space.is_full:
         return False
-    return log.has_room(size + more + _DELIVERED_BYTES_MAX, spare=is_new)
+    return log.has_room(size + more + DELIVERED_BYTES_MAX, spare=is_new)
 
 
 def _size(turn: Turn) -> int:

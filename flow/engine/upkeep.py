@@ -27,7 +27,7 @@ from ..limits import (
 from ..log.log import Log
 from ..log.parts import Span
 from .checkpoint import Checkpoint
-from .choice import Choice
+from .choice import Choice, ratio
 from .hints import Hint
 from .merge import Merge
 from .project import Projector
@@ -110,7 +110,9 @@ class Upkeep:
     def _may_seal(self) -> bool:
         """Whether the segment that is being written is half dead already."""
         segment, size = self._log.position
-        return size >= SEAL_BYTES_MIN and self._values.dead.of(segment) >= size * MERGE_DEAD_RATIO
+        if size < SEAL_BYTES_MIN:
+            return False
+        return ratio(self._values.dead.of(segment), self._log.written) >= MERGE_DEAD_RATIO
 
     @property
     def _is_projecting(self) -> bool:
@@ -266,7 +268,9 @@ class Upkeep:
 
     def _begin_checkpoint(self) -> Checkpoint | None:
         self._is_wanted = False
-        self._settle()
+        if not self._settle() or not self._log.mark():
+            self._do_without()
+            return None
         try:
             return Checkpoint(self._files, self._log, self._state, self._values, self._cold)
         except OSError:
@@ -304,14 +308,15 @@ class Upkeep:
             return None
 
     def _must_free(self) -> bool:
-        """Whether much is dead in files that no merge may touch before the next checkpoint."""
+        """Whether much is dead in files that no merge may touch before the next checkpoint, or
+        there are many of these.
+        """
         if not self._begin or self._log.bytes_written < self._next_bytes:
             return False
-        dead = sum(
-            self._values.dead.of(span.part.number)
-            for span in self._log.spans.values()
-            if span.part.last >= self._begin
-        )
+        end, _ = self._log.position
+        if self._choice.are_many_between(self._begin, end):
+            return True
+        dead = self._choice.dead_bytes_between(self._begin, end)
         told = self.statistics()
         is_half_dead = told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
         is_much = dead >= CHECKPOINT_LOG_BYTES or (is_half_dead and dead >= SEAL_BYTES_MIN)

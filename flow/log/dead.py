@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .frame import TABLE_ENTRY_BYTES
 from .position import Position
 
 
@@ -17,7 +18,10 @@ class Kept(NamedTuple):
 
 
 class DeadBytes:
-    """file → bytes of entries that nothing names any more. Made anew by recovery."""
+    """file → bytes of entries that nothing names any more. Made anew by recovery.
+
+    Each entry counts with its place in its frame's table. The headers of frames are nobody's.
+    """
 
     def __init__(self) -> None:
         self._of_file: dict[int, int] = {}
@@ -31,11 +35,11 @@ class DeadBytes:
 
     def add_entry(self, file: int, length: int) -> None:
         """Count an entry of a file by its length."""
-        self.add_bytes(file, length)
+        self.add_bytes(file, length + TABLE_ENTRY_BYTES)
 
     def add_entries(self, file: int, count: int, size: int) -> None:
         """Count so many entries of a file, by their bytes together."""
-        self.add_bytes(file, size)
+        self.add_bytes(file, size + count * TABLE_ENTRY_BYTES)
 
     def add_bytes(self, file: int, count: int) -> None:
         """Count bytes of a file."""
@@ -44,7 +48,7 @@ class DeadBytes:
 
     def keep(self, file: int, length: int, first: int) -> None:
         """Count an entry that a merge has kept only for what lies before it, from `first` on."""
-        self.keep_bytes(file, length, first)
+        self.keep_bytes(file, length + TABLE_ENTRY_BYTES, first)
 
     def keep_bytes(self, file: int, count: int, first: int) -> None:
         """Count so many bytes of such entries."""
@@ -68,6 +72,13 @@ class DeadBytes:
     def all_kept(self) -> list[tuple[int, int, int]]:
         """Return (file, bytes, first) of every file that has such entries."""
         return [(file, kept.bytes, kept.first) for file, kept in self._kept.items()]
+
+    def take(self, other: DeadBytes) -> None:
+        """Count what was counted elsewhere as well."""
+        for file, count in other.all():
+            self.add_bytes(file, count)
+        for file, count, first in other.all_kept():
+            self.keep_bytes(file, count, first)
 
     def reset(
         self, counts: Iterable[tuple[int, int]], kept: Iterable[tuple[int, int, int]]

@@ -55,8 +55,12 @@ class Keydir:
         """number → place, length: what was left of pages that most values have gone from."""
         self._page = _Page()
         """The one that was written last."""
+        self._key = _NONE
+        """Its key."""
         self._next = _NONE
         """The number that comes at its end."""
+        self._leaves_sparse = False
+        """Whether it has become so empty that it is to be dissolved once another one is written."""
 
     def set(self, number: int, segment: int, offset: int, length: int) -> None:
         """Note where a value lies, or lies now."""
@@ -84,10 +88,17 @@ class Keydir:
             page.gone -= 1
         page.places[index] = segment << _OFFSET_BITS | offset
         page.lengths[index] = length
-        self._page = page
+        if page is not self._page:
+            self._leave()
+            self._page, self._key = page, key
         number += _STEP
         is_end = index + 1 == len(page.lengths)
         self._next = number if is_end and number & _IS_INDEX_0 else _NONE
+
+    def _leave(self) -> None:
+        if self._leaves_sparse and len(self._page) <= _SPARSE:
+            self._dissolve(self._key)
+        self._leaves_sparse = False
 
     def get(self, number: int) -> Position | None:
         """Return where a value lies; None if there is none of that number."""
@@ -122,8 +133,7 @@ class Keydir:
         found = _position(page.places[index], page.lengths[index])
         page.lengths[index] = 0
         page.gone += 1
-        if len(page) <= _SPARSE and page is not self._page:
-            self._dissolve(key)
+        self._has_lost(page, key)
         return found
 
     def take(self, number: int) -> bytes | None:
@@ -136,9 +146,17 @@ class Keydir:
         place = page.places[index]
         page.lengths[index] = 0
         page.gone += 1
-        if len(page.lengths) - page.gone <= _SPARSE and page is not self._page:
-            self._dissolve(_key(number))
+        if len(page.lengths) - page.gone <= _SPARSE:
+            self._has_lost(page, _key(number))
         return pack(place >> _OFFSET_BITS, place & _OFFSET_MASK, length)
+
+    def _has_lost(self, page: _Page, key: int) -> None:
+        if len(page) > _SPARSE:
+            return
+        if page is self._page:
+            self._leaves_sparse = True
+        else:
+            self._dissolve(key)
 
     def _dissolve(self, key: int) -> None:
         page = self._pages.pop(key)

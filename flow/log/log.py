@@ -252,18 +252,18 @@ class Log:
             self.space.refused(error)
             self._broken = False
             return False
-        self._seal_span()
+        self.spans[self._segment] = self.written
         self._start_segment(self.take_number(), file)
         sealed.truncate(end)
         sealed.sync()
         self._broken = False
         return True
 
-    def _seal_span(self) -> None:
+    @property
+    def written(self) -> Span:
+        """The segment that is written, as it would be if it were sealed now."""
         part = Part(self._segment, self._segment, self._segment)
-        self.spans[part.number] = Span(
-            part, self._first_lsn, self._lsn, self._lsn, self.epoch, self._offset
-        )
+        return Span(part, self._first_lsn, self._lsn, self._lsn, self.epoch, self._offset)
 
     def seal(self) -> list[str] | None:
         """Begin a new segment; return the names of all others: together they are the log.
@@ -275,6 +275,18 @@ class Log:
         # With a frame in the new one, recovery never goes on writing in one that was named here.
         self.append(self.begin(), [], sync=True)
         return [span.part.name for span in self.spans.values()]
+
+    def mark(self) -> bool:
+        """Let the newest frame stand in the segment that is written; False: there is no room.
+
+        Where it stands a checkpoint begins, and no merge may take what comes after it. One that has
+        been sealed may even have been merged already.
+        """
+        if self.last_frame[0] != self._segment:
+            if not self.has_room(HEADER_BYTES):
+                return False
+            self.append(self.begin(), [], sync=True)
+        return True
 
     def first_lsn_of(self, segment: int) -> int:
         """Return the first frame of a segment."""

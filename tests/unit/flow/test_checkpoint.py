@@ -16,6 +16,7 @@ from shardflow.flow.errors import CorruptLog
 from shardflow.flow.events import Delivered, Fact, Posted, Prepared, Received, Unprepared
 from shardflow.flow.family import Committed, Kin
 from shardflow.flow.limits import CHECKPOINT_LOG_BYTES
+from shardflow.flow.log import log as logs
 from shardflow.flow.log.parts import segment_name
 from shardflow.flow.log.shortcut import Flows, ShortcutWriter, check, checkpoints_in
 from support.checkpoints import (
@@ -274,6 +275,33 @@ def test_one_is_written_when_much_is_dead_that_only_a_merge_after_it_can_remove(
     shard.run_upkeep()
     assert shard.engine.upkeep.checkpoints == 2
     assert shard.engine.upkeep.merges > 0
+    assert_resumed(shard)
+
+
+def test_none_is_written_over_and_over_for_a_file_that_it_protects_itself(
+    shard: Shard, small: pytest.MonkeyPatch
+) -> None:
+    small.setattr(logs, "SEGMENT_BYTES", 10**6)
+    shard.engine.upkeep.checkpoint()
+    for number in range(20):
+        shard.create(f"f{number}", payload=b"x" * 300)
+        shard.drop(f"f{number}")
+    shard.run_upkeep()
+    assert shard.engine.upkeep.checkpoints <= 3
+    assert shard.engine.statistics(check=False)["log_bytes"] < 3_000
+    assert_resumed(shard)
+
+
+def test_one_that_is_written_after_all_was_merged_is_of_use(
+    shard: Shard, small: pytest.MonkeyPatch
+) -> None:
+    small.setattr(logs, "SEGMENT_BYTES", 10**6)
+    for number in range(20):
+        shard.create(f"f{number}", payload=b"x" * 300)
+        shard.drop(f"f{number}")
+    shard.run_upkeep()
+    assert segment_name(1) not in shard.disk.names()
+    shard.engine.upkeep.checkpoint()
     assert_resumed(shard)
 
 

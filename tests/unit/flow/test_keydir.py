@@ -68,6 +68,22 @@ def test_few_values_among_many_that_are_gone_take_no_more_than_a_dict_of_them() 
     assert len(keydir) == 99
 
 
+def test_values_that_go_before_the_next_one_comes_leave_nothing_behind() -> None:
+    keydir = Keydir()
+    for count in range(1, 10_000):
+        keydir.set(number_of(count), 1, count, 10)
+        if count % 100:
+            assert (keydir.pop if count % 2 else keydir.take)(number_of(count))
+    assert len(keydir) == 99
+    assert len(keydir._pages) <= 2
+    assert all(keydir.get(number_of(count)) for count in range(100, 10_000, 100))
+    # A page that is left and filled again.
+    keydir.set(number_of(300), 2, 2, 2)
+    keydir.set(number_of(20_000), 2, 2, 2)
+    assert keydir.get(number_of(300)) == Position(2, 2, 2)
+    assert len(keydir) == 100
+
+
 def test_what_its_columns_tell_makes_an_equal_one() -> None:
     for seed in range(20):
         chance = Random(seed)

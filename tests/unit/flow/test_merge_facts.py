@@ -10,7 +10,7 @@ from shardflow.flow import commands, family
 from shardflow.flow.engine.merge import Merge
 from shardflow.flow.log import log as logs
 from shardflow.flow.record import Record
-from support.checkpoints import Shard, small_slices
+from support.checkpoints import Shard, shortcuts_on, small_slices
 from support.engines import TYPE
 from support.merging import KIN, collect, post
 
@@ -135,3 +135,18 @@ def test_that_a_value_is_lost_is_forgotten_once_no_file_can_hold_it(shard: Shard
     assert not shard.engine.values.dead.all_kept()
     shard.restart()
     assert len(shard.engine.values) == 2
+
+
+def test_no_checkpoint_is_written_of_what_the_log_does_not_have_yet(
+    shard: Shard,
+) -> None:
+    post(shard.engine, 1, 3, shard.now_ms)
+    collect(shard.engine, 1, 3, shard.now_ms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard.engine.log, "has_room", lambda *_, **__: False)
+        shard.engine.upkeep.checkpoint()
+    assert shortcuts_on(shard.disk) == []
+    shard.engine.upkeep.checkpoint()
+    assert shortcuts_on(shard.disk)
+    shard.restart()
+    assert shard.engine.state.families.outbox.last(1) == 3

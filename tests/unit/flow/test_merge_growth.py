@@ -132,3 +132,20 @@ def test_what_a_start_believes_of_removals_is_the_same_by_any_way(shard: Shard) 
     shard.restart()
     assert shard.engine.restored.checkpoint is not None
     assert shard.engine.values.dead.all_kept()
+
+
+def test_of_what_is_dead_altogether_all_is_counted(shard: Shard, small: pytest.MonkeyPatch) -> None:
+    small.setattr(logs, "SEGMENT_BYTES", 10**6)
+    for number in range(50):
+        # The shortest records that there are, each in a frame of its own.
+        shard.create(str(number), payload=None)
+        shard.end(str(number))
+    shard.now_ms += 100_000
+    shard.ask(commands.RetentionCleanup(1_000))
+    shard.engine.log.rotate()
+    (span,) = shard.engine.log.spans.values()
+    assert 0.99 * span.size <= shard.engine.statistics(check=False)["dead_bytes"] <= span.size
+    assert log_bytes(shard) < 300
+    told = shard.engine.statistics(check=False)
+    assert told["dead_bytes"] == 0, "an empty file is not worth a merge"
+    assert told["merges"] == 1

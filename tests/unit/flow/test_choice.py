@@ -1,0 +1,69 @@
+"""Which files are merged, however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shardflow.flow.engine import choice
+from shardflow.flow.engine.choice import Choice
+from shardflow.flow.limits import CHECKPOINT_FILES_MAX, CHECKPOINT_LOG_BYTES, SEGMENT_BYTES
+from shardflow.flow.log.dead import DeadBytes
+from shardflow.flow.log.log import Log
+from shardflow.flow.log.parts import Part, Span
+from shardflow.flow.log.start import Recovery
+from shardflow.flow.memory import MemoryFiles
+from support.checkpoints import Shard
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    made = Log(MemoryFiles(), Recovery())
+    yield made
+    made.abandon()
+
+
+def add(log: Log, number: int, size: int) -> None:
+    """Add a file of one frame to a log."""
+    log.spans[number] = Span(Part(number, number, number), number, number, number, 1, size)
+
+
+def test_small_files_are_merged_as_many_as_fit_into_one(log: Log) -> None:
+    for number in range(1, 30):
+        add(log, number, SEGMENT_BYTES // 10)
+    chosen = Choice(log, DeadBytes()).sources(0)
+    assert [span.part.number for span in chosen] == list(range(1, 11))
+
+
+def test_looking_at_many_files_takes_no_longer_for_each(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 0
+    ratio = choice.ratio
+
+    def counted(dead_bytes: int, span: Span) -> float:
+        nonlocal count
+        count += 1
+        return ratio(dead_bytes, span)
+
+    monkeypatch.setattr(choice, "ratio", counted)
+    monkeypatch.setattr(choice, "MERGE_FILES_MIN", 10**6)
+    for number in range(1, 1_000):
+        add(log, number, SEGMENT_BYTES // 2_000)
+    assert Choice(log, DeadBytes()).sources(0) == []
+    assert count < 5 * 1_000
+
+
+def test_frequent_backups_of_a_quiet_store_leave_few_files() -> None:
+    shard = Shard()
+    shard.engine.upkeep.checkpoint()
+    for number in range(2 * CHECKPOINT_FILES_MAX):
+        shard.create(str(number))
+        assert shard.engine.seal()
+        shard.run_upkeep()
+    assert shard.engine.log.bytes_written < CHECKPOINT_LOG_BYTES
+    told = shard.engine.statistics(check=False)
+    assert told["files"] <= CHECKPOINT_FILES_MAX + 2
+    assert told["checkpoints"] <= 4
+    shard.restart()
