@@ -169,6 +169,10 @@ DISK_FLOOR_BYTES: Final = 32 * MIB
 """Free space below which a shard takes no creations: the rest is for what ends flows."""
 DISK_RESERVE_BYTES: Final = 16 * MIB
 """What each shard keeps beside its log, and gives back once it takes no creations."""
+DISK_JOB_RATIO: Final = 0.5
+"""What makes room may use so much of what is left on a disk that is full..."""
+DISK_JOB_BYTES: Final = MIB
+"""...less this; it is tried again when what is left has changed by so much."""
 DISK_CHECK_SECONDS: Final = 1.0
 """How often a shard at work looks at its disk."""
 DISK_RETRY_MS: Final = 1_000

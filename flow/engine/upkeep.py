@@ -58,12 +58,16 @@ class Upkeep:
         self._is_turn_of_job = False
         self._job: Merge | Hint | Checkpoint | None = None
         self._scrub = Scrub(log, restored.unread)
-        self._looked_at: tuple[int, int] = (-1, -1)
+        self._looked_at: tuple[object, ...] = ()
+        self._merge_bytes = 0
+        """What the merge under way was expected to write."""
         last = restored.checkpoint
         self._begin = 0 if last is None else last.start.segment
         """The first segment that the last checkpoint does not have whole; 0 if there is none."""
         self._size = 0 if last is None else last.size
         """The size of the last checkpoint."""
+        self._flows = 0 if last is None else last.end.flows
+        """How many flows it has."""
         self._tail_bytes = self._bytes_since(0 if last is None else last.start.offset)
         self._is_wanted = False
         self._next_bytes = 0
@@ -120,9 +124,9 @@ class Upkeep:
         return self._tail_bytes + self._log.bytes_written
 
     @property
-    def _seen(self) -> tuple[int, int]:
+    def _seen(self) -> tuple[object, ...]:
         """What has to change before there can be something to do again."""
-        return self._log.next_number, self._values.dead.counted
+        return self._log.next_number, self._values.dead.counted, self._log.space.level
 
     @property
     def _is_due(self) -> bool:
@@ -220,9 +224,9 @@ class Upkeep:
         if self._looked_at == self._seen:
             return None
         if self._may_seal:
-            self._log.rotate()
+            self._log.rotate(makes_room=True)
         sources = self._choose()
-        if sources and self._log.space.has_room(sum(map(self._live_bytes, sources))):
+        if sources:
             self._settle()
             return Merge(self._log, self._state, self._values, sources, self._cold)
         if self._must_free():
@@ -252,9 +256,10 @@ class Upkeep:
         self._job = None
         if isinstance(job, Checkpoint):
             self.checkpoints += 1
-            self._looked_at = (-1, -1)
+            self._looked_at = ()
             self._begin = job.segment
             self._size = job.size
+            self._flows = len(self._state.table)
             self._tail_bytes = -job.written_before
 
     def _do_without(self) -> None:
@@ -272,7 +277,8 @@ class Upkeep:
 
     def _must_free(self) -> bool:
         """Whether much is dead in files that no merge may touch before the next checkpoint."""
-        if not self._begin or self._log.bytes_written < self._next_bytes:
+        is_full = self._log.space.is_full
+        if not self._begin or (self._log.bytes_written < self._next_bytes and not is_full):
             return False
         dead = sum(
             self._values.dead.of(span.part.number)
@@ -281,8 +287,16 @@ class Upkeep:
         )
         told = self.statistics()
         is_half_dead = told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
-        is_much = dead >= CHECKPOINT_LOG_BYTES or (is_half_dead and dead >= SEAL_BYTES_MIN)
-        return is_much and dead >= CHECKPOINT_DEAD_RATIO * self._size
+        is_much = dead >= (SEAL_BYTES_MIN if is_half_dead or is_full else CHECKPOINT_LOG_BYTES)
+        size = self._expected_size if is_full else self._size
+        return is_much and dead >= CHECKPOINT_DEAD_RATIO * size
+
+    @property
+    def _expected_size(self) -> int:
+        """About how large the next checkpoint will be."""
+        flows = len(self._state.table)
+        last = self._size * flows // max(1, flows, self._flows)
+        return max(flows * CHECKPOINT_FLOW_BYTES, last)
 
     def _bytes_since(self, offset: int) -> int:
         """Return the size of the log from an offset of the segment that is to be read first on."""
@@ -299,6 +313,8 @@ class Upkeep:
             if not job.discard():
                 raise
             self._job = None
+            self._log.space.give_up(self._merge_bytes, error)
+            self._looked_at = self._seen
             return
         if job.is_done:
             self.merges += 1
@@ -322,12 +338,26 @@ class Upkeep:
         return self._values.dead.of(span.part.number) / max(1, span.size)
 
     def _choose(self) -> list[Span]:
-        """Return neighbours to merge: those with much that is dead, or many small files."""
+        """Return neighbours to merge that there is room for; on a full disk, what takes least."""
         self._looked_at = self._seen
+        space = self._log.space
         spans = sorted(
             (s for s in self._log.spans.values() if not self._begin or s.part.last < self._begin),
             key=lambda span: span.part.first,
         )
+        sources = self._worst(spans)
+        self._merge_bytes = sum(map(self._live_bytes, sources))
+        if not sources or space.has_room(self._merge_bytes):
+            return sources
+        dead = [span for span in spans if self.dead_ratio(span) >= MERGE_DEAD_RATIO]
+        least = min(dead, key=self._live_bytes, default=None)
+        if least is None:
+            return []
+        self._merge_bytes = self._live_bytes(least)
+        return [least] if space.has_room(self._merge_bytes, makes_room=True) else []
+
+    def _worst(self, spans: list[Span]) -> list[Span]:
+        """Return neighbours with much that is dead, or many small files."""
         worst = max(spans, key=self.dead_ratio, default=None)
         if worst is not None and self.dead_ratio(worst) >= MERGE_DEAD_RATIO:
             return self._around(spans, spans.index(worst))

@@ -234,13 +234,13 @@ class Log:
         else:
             self._has_begun = False
 
-    def rotate(self) -> bool:
+    def rotate(self, *, makes_room: bool = False) -> bool:
         """Seal the current segment and start the next; return whether that was possible.
 
         Everything sealed is on disk. A full disk may have no room for a further file: then this
-        segment grows on.
+        segment grows on. `makes_room`: it is sealed in order to be merged.
         """
-        if self.space.is_full:
+        if self.space.is_full and not (makes_room and self.space.has_room(0, makes_room=True)):
             return False
         self.sync()
         self._broken = True

@@ -14,12 +14,14 @@ import pytest
 
 import shardflow as sf
 from shardflow.flow.keys import shard_of
-from shardflow.flow.limits import DISK_FLOOR_BYTES, DISK_RESERVE_BYTES, MIB
+from shardflow.flow.limits import DISK_FLOOR_BYTES, DISK_RESERVE_BYTES, MIB, SEGMENT_BYTES
 from support.processes import eventually
 from support.small_disk import SmallDisk, small_disk
 
 SHARDS = 2
 CAPACITY = 200 * MIB
+FILLED_BYTES = 130 * MIB
+"""A disk that a store fills by itself, in a moment."""
 _names = itertools.count()
 KEYS = [
     next(key for key in map(str, range(100)) if shard_of(key, "", SHARDS) == shard)
@@ -42,9 +44,9 @@ def create(store: sf.Store, key: str, size: int = 10) -> sf.FlowRecord:
     return store.flow_create(name, type="t", partition_key=key, payload=b"x" * size)
 
 
-def is_refusing(store: sf.Store, key: str) -> bool:
+def is_refusing(store: sf.Store, key: str, size: int = 10) -> bool:
     try:
-        create(store, key)
+        create(store, key, size)
     except sf.Overloaded as error:
         assert error.reason == "disk" and error.applied == "no"
         assert error.retry_after_ms and "free space" in str(error)
@@ -106,6 +108,29 @@ def test_a_full_disk_refuses_creations_and_ends_flows(
         await_refusals(store, False)
         assert [told["epoch"] for told in store.stats()] == epochs, "no shard was started again"
         assert [told["problems"] for told in store.stats(check=True)] == [[]] * SHARDS
+
+
+@pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in-process"])
+def test_a_disk_that_the_store_has_filled_by_itself_gets_room_again(
+    path: Path, disk: SmallDisk, in_process: bool
+) -> None:
+    disk.resize(FILLED_BYTES)
+    with sf.open(
+        path, shards=1, in_process=in_process, retention_ms=50, failed_retention_ms=50
+    ) as store:
+        while not is_refusing(store, KEYS[0], MIB):
+            pass
+        (before,) = store.stats()
+        assert before["is_disk_full"] and before["log_bytes"] > SEGMENT_BYTES
+        for record in store.flow_list("t", count=1_000):
+            store.flow_cancel(record.id, partition_key=KEYS[0], force=True)
+        eventually(lambda: not is_refusing(store, KEYS[0]), "creations are not taken again")
+        (after,) = store.stats(check=True)
+        assert after["merges"] and after["problems"] == []
+        assert after["epoch"] == before["epoch"], "it was not started again"
+        assert after["log_bytes"] < before["log_bytes"] - DISK_RESERVE_BYTES
+    with sf.open(path, in_process=True) as store:
+        assert store.stats(check=True)[0]["problems"] == []
 
 
 def test_a_store_opens_on_a_disk_without_a_free_byte(path: Path, disk: SmallDisk) -> None:

@@ -41,6 +41,7 @@ def small_files() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(logs, "SEGMENT_GROW_BYTES", 1_000)
         patch.setattr(space, "DISK_RESERVE_BYTES", 1_000)
         patch.setattr(space, "DISK_FLOOR_BYTES", 500)
+        patch.setattr(space, "DISK_JOB_BYTES", 100)
         patch.setattr(upkeep, "SEGMENT_BYTES", 4_000)
         patch.setattr(upkeep, "SEAL_BYTES_MIN", 300)
         patch.setattr(upkeep, "MERGE_FILES_MIN", 2)
