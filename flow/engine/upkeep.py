@@ -10,7 +10,6 @@ is read on top of it has every frame of its own, in the order in which they were
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 from ..cold.verify import verify
 from ..host import Files
@@ -31,6 +30,7 @@ from ..log.parts import Span
 from .checkpoint import Checkpoint
 from .hints import Hint
 from .merge import Merge
+from .neighbours import around, runs
 from .project import Projector
 from .restore import Restored
 from .scrub import Scrub
@@ -225,10 +225,10 @@ class Upkeep:
             return None
         if self._may_seal:
             self._log.rotate(makes_room=True)
-        sources = self._choose()
-        if sources:
-            self._settle()
-            return Merge(self._log, self._state, self._values, sources, self._cold)
+        if self._log.tidy():
+            sources = self._choose()
+            if sources:
+                return self._begin_merge(sources)
         if self._must_free():
             return self._begin_checkpoint()
         return None
@@ -305,16 +305,28 @@ class Upkeep:
 
     # ---- merges ----
 
+    def _begin_merge(self, sources: list[Span]) -> Merge | None:
+        self._settle()
+        try:
+            return Merge(self._log, self._state, self._values, sources, self._cold)
+        except OSError as error:
+            self._refused(error)
+            return None
+
+    def _refused(self, error: OSError) -> None:
+        """Do without a merge that the disk has refused, until something changes."""
+        self._log.space.give_up(self._merge_bytes, error)
+        self._looked_at = self._seen
+
     def _step_merge(self, job: Merge) -> None:
         try:
             job.step()
         except OSError as error:
             self._log.space.refused(error)
-            if not job.discard():
+            if self._log.is_broken or not job.discard():
                 raise
             self._job = None
-            self._log.space.give_up(self._merge_bytes, error)
-            self._looked_at = self._seen
+            self._refused(error)
             return
         if job.is_done:
             self.merges += 1
@@ -349,8 +361,7 @@ class Upkeep:
         self._merge_bytes = sum(map(self._live_bytes, sources))
         if not sources or space.has_room(self._merge_bytes):
             return sources
-        dead = [span for span in spans if self.dead_ratio(span) >= MERGE_DEAD_RATIO]
-        least = min(dead, key=self._live_bytes, default=None)
+        least = min(filter(self._is_half_dead, spans), key=self._live_bytes, default=None)
         if least is None:
             return []
         self._merge_bytes = self._live_bytes(least)
@@ -359,39 +370,16 @@ class Upkeep:
     def _worst(self, spans: list[Span]) -> list[Span]:
         """Return neighbours with much that is dead, or many small files."""
         worst = max(spans, key=self.dead_ratio, default=None)
-        if worst is not None and self.dead_ratio(worst) >= MERGE_DEAD_RATIO:
-            return self._around(spans, spans.index(worst))
-        for run in self._runs(spans):
+        if worst is not None and self._is_half_dead(worst):
+            at = spans.index(worst)
+            return around(spans, at, self._live_bytes, self._is_half_dead, SEGMENT_BYTES)
+        for run in runs(spans, self._live_bytes, SEGMENT_BYTES):
             if len(run) >= MERGE_FILES_MIN:
                 return run
         return []
 
+    def _is_half_dead(self, span: Span) -> bool:
+        return self.dead_ratio(span) >= MERGE_DEAD_RATIO
+
     def _live_bytes(self, span: Span) -> int:
         return max(0, span.size - self._values.dead.of(span.part.number))
-
-    def _around(self, spans: list[Span], at: int) -> list[Span]:
-        """Return a file with its neighbours that are half dead too, up to a segment's size."""
-        first = last = at
-        size = self._live_bytes(spans[at])
-        for step in (1, -1):
-            place = at + step
-            while 0 <= place < len(spans) and self.dead_ratio(spans[place]) >= MERGE_DEAD_RATIO:
-                size += self._live_bytes(spans[place])
-                if size > SEGMENT_BYTES:
-                    break
-                first, last = min(first, place), max(last, place)
-                place += step
-        return spans[first : last + 1]
-
-    def _runs(self, spans: list[Span]) -> list[list[Span]]:
-        """Return the runs of neighbours that would fit into one segment together."""
-        runs: list[list[Span]] = []
-        for span in spans:
-            run = runs[-1] if runs else []
-            size = sum(map(self._live_bytes, run)) + self._live_bytes(span)
-            if run and size <= SEGMENT_BYTES:
-                run.append(span)
-            else:
-                runs.append([span])
-        assert all(a.last_lsn + 1 == b.first_lsn for run in runs for a, b in pairwise(run))
-        return runs

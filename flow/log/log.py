@@ -12,7 +12,7 @@ from .frame import HEADER_BYTES, seal
 from .parts import Part, Span, segment_name
 from .position import OFFSET_MAX, Position
 from .shortcut import remove_shortcuts
-from .space import Space
+from .space import REFUSALS, Space
 from .start import Recovery
 
 _ROOM = bytes(HEADER_BYTES)
@@ -41,6 +41,8 @@ class Log:
         self.last_frame = (self._segment, self._offset)
         """Segment and offset of the newest frame."""
         self._reserved = 0
+        self._obsolete: list[str] = []
+        """Files that are to be removed, in this order, before anything is merged again."""
         self.epoch = recovered.epoch + 1
         self.bytes_written = 0
         self.frames_written = 0
@@ -293,11 +295,39 @@ class Log:
 
     def create(self, part: Part) -> File:
         """Make a merged file, empty, for whoever fills it."""
+        # Beside what is to go, another merged file might be taken for the older one.
+        self._remove_obsolete()
         return self._files.open(part.name, create=True)
 
     def discard(self, part: Part) -> None:
         """Remove a merged file that got no place in the log."""
-        self._files.remove(part.name)
+        self._obsolete = [part.name]
+        self.tidy()
+
+    def tidy(self) -> bool:
+        """Remove files that count no more; False: some cannot be removed now.
+
+        Until they are, nothing is merged: after a crash, recovery may take what is left of the
+        sources, and throw the merged file away.
+        """
+        try:
+            self._remove_obsolete()
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            return False
+        return True
+
+    def _remove_obsolete(self) -> None:
+        for place, name in enumerate(self._obsolete):
+            with contextlib.suppress(FileNotFoundError):
+                self._files.remove(name)
+            if place == 0:
+                # While the first is there, recovery takes the sources and not the merged file.
+                self._files.sync_directory()
+        if self._obsolete:
+            self._files.sync_directory()
+            self._obsolete.clear()
 
     def add_part(self, span: Span) -> None:
         """Take in a merged file that is whole; it is on disk when this returns."""
@@ -306,16 +336,13 @@ class Log:
 
     def remove_parts(self, parts: Iterable[Part]) -> None:
         """Remove files that a merged one covers, and that nothing names any more."""
-        for place, part in enumerate(parts):
+        for part in parts:
             del self.spans[part.number]
             handle = self._handles.pop(part.number, None)
             if handle is not None:
                 handle.close()
-            self._files.remove(part.name)
-            if place == 0:
-                # While the first is there, recovery takes the sources and not the merged file.
-                self._files.sync_directory()
-        self._files.sync_directory()
+            self._obsolete.append(part.name)
+        self.tidy()
 
     def _name(self, number: int) -> str:
         span = self.spans.get(number)

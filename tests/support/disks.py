@@ -8,7 +8,8 @@ Faults that it injects:
   (holes). Names that were made, removed or changed since the directory's last sync go the same
   way; a rename is there whole or not at all, whatever it renames is synced or not.
 - the n-th write, sync, reserve, truncate, open, create, remove, replace or sync_directory fails
-  with an OSError (`fail`). A failed write may leave its first bytes behind: a short write.
+  with an OSError (`fail`), or all of them do (`fail_always`). A failed write may leave its first
+  bytes behind: a short write.
 - a failed sync forgets what it was to write, as Linux does: it still reads well, no later sync
   puts it on disk, and the next power loss shows how much of it was lost.
 - a bit flips in a file at rest (`flip`).
@@ -197,6 +198,7 @@ class Disk:
         self._durable_nodes: dict[str, _Node] = {}
         self._pending: list[_NameChange] = []
         self._faults: list[_Fault] = []
+        self._always: dict[str, int] = {}
         self._power_left: int | None = None
         self._is_locked = False
         self.operations = 0
@@ -314,9 +316,14 @@ class Disk:
         """
         self._faults.append(_Fault(operation, at, error, after_bytes, loss))
 
+    def fail_always(self, operation: str, error: int) -> None:
+        """Let each of these operations fail from now on, until faults are forgotten."""
+        self._always[operation] = error
+
     def forget_faults(self) -> None:
         """Fail no more."""
         self._faults.clear()
+        self._always.clear()
 
     def power_fails_at(self, operation: int) -> None:
         """Let the power fail in the n-th change or sync from now on: 1 is the next."""
@@ -392,6 +399,8 @@ class Disk:
 
     def _fault(self, operation: str) -> _Fault | None:
         due = None
+        if (error := self._always.get(operation)) is not None:
+            return _Fault(operation, 0, error, 0, EVERYTHING)
         for fault in self._faults:
             if fault.operation == operation:
                 fault.at -= 1

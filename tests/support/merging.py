@@ -91,11 +91,13 @@ class MergingMachine(EngineMachine):
 
     @rule(
         operation=st.sampled_from(["write", "sync", "create", "remove", "sync_directory"]),
+        at=st.integers(1, 3),
+        error=st.sampled_from([errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT]),
         after_bytes=st.sampled_from([0, 30, 100]),
         loss=losses,
     )
     def the_disk_fails_in_a_merge(self, operation: str, **fault: Any) -> None:
-        self.disk.fail(operation, error=errno.EIO, **fault)
+        self.disk.fail(operation, **fault)
         self.is_hurt = True
         try:
             while self.engine.upkeep.step():
