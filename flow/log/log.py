@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterable
 
 from ..errors import DELETED, CorruptLog
@@ -166,16 +167,21 @@ class Log:
 
     def read_bytes(self, number: int, offset: int, size: int) -> bytes:
         """Return so many bytes of a file."""
-        data = self._handle(number).pread(size, offset)
-        if len(data) != size:
-            raise self.corrupt(Position(number, offset, size), "the file ends too early")
-        return data
+        return self._read(Position(number, offset, size), "the file ends too early")
 
     def read(self, position: Position) -> bytes:
         """Return the bytes of one entry."""
-        data = self._handle(position.segment).pread(position.length, position.offset)
+        return self._read(position, "the segment ends inside an entry")
+
+    def _read(self, position: Position, if_short: str) -> bytes:
+        try:
+            data = self._handle(position.segment).pread(position.length, position.offset)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise self.corrupt(position, f"it cannot be read ({error.strerror})") from error
         if len(data) != position.length:
-            raise self.corrupt(position, "the segment ends inside an entry")
+            raise self.corrupt(position, if_short)
         return data
 
     def corrupt(self, position: Position, why: str) -> CorruptLog:

@@ -12,14 +12,14 @@ Faults that it injects:
   bytes behind: a short write.
 - a failed sync forgets what it was to write, as Linux does: it still reads well, no later sync
   puts it on disk, and the next power loss shows how much of it was lost.
-- a bit flips in a file at rest (`flip`).
+- a bit flips in a file at rest (`flip`), or a byte of it cannot be read any more (`wear_out`).
 - the disk is full, from now on or in the middle of what is going on (`fill`, `fills_at`): no file
   grows, to the byte, and a write leaves what fits; until there is room again (`free`). Then it has
   `capacity`; a disk without one is never full, and nobody can tell what it has left.
 - it has been mounted read-only (`is_read_only`), or takes no further files (`takes_files`).
 - its files are deleted while they are open (`vanish`).
 
-It does not misdirect writes, fail reads, or lose what a sync has covered.
+It does not misdirect writes, fail reads now and then, or lose what a sync has covered.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class _Node:
     content: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     pending: list[_Change] = field(default_factory=list)
+    unreadable: set[int] = field(default_factory=set)
 
     def change(self, change: _Change) -> None:
         change.apply(self.content)
@@ -135,6 +136,8 @@ class DiskHandle:
 
     def pread(self, size: int, offset: int) -> bytes:
         self._disk.check_power()
+        if any(offset <= at < offset + size for at in self._node.unreadable):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return bytes(self._node.content[offset : offset + size])
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
@@ -335,6 +338,10 @@ class Disk:
         node.settle(NOTHING)
         for content in (node.content, node.durable):
             content[offset] ^= 1 << bit
+
+    def wear_out(self, name: str, offset: int) -> None:
+        """Let every read fail that covers a byte of a file."""
+        self._nodes[name].unreadable.add(offset)
 
     def after_crash(self, loss: Loss) -> Disk:
         """Return the disk that a machine finds when it starts again; this one is of no more use."""
