@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import link
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,10 @@ def back_up(source: Path, target: Path, shards: int, send: Send) -> BackupDone:
         files = _link_all(name, send)
         size = 0
         for shard in range(shards):
-            folder = staged(shard_folder(source, shard), name)
-            size += _copy_shard(folder, shard_folder(part, shard), files[shard])
+            folder = shard_folder(source, shard)
+            size += _copy_shard(
+                (staged(folder, name), folder), shard_folder(part, shard), files[shard]
+            )
             adopt(DiskFiles(shard_folder(part, shard)))
         describe(part, shards)
         sync_directory(part)
@@ -99,18 +102,37 @@ def _link_all(name: str, send: Send) -> list[list[str]]:
     )
 
 
-def _copy_shard(folder: Path, target: Path, files: list[str]) -> int:
-    """Link or copy what a shard has linked; return the bytes."""
+def _copy_shard(folders: Sequence[Path], target: Path, files: list[str]) -> int:
+    """Link or copy what a shard has named; return the bytes."""
     target.mkdir(mode=0o700)
-    size = 0
-    for file in files:
-        size += (folder / file).stat().st_size
-        try:
-            link(folder / file, target / file)
-        except OSError:
-            _copy(folder / file, target / file)
+    size = sum(_take(folders, target, file) for file in files)
     sync_directory(target)
     return size
+
+
+def _take(folders: Sequence[Path], target: Path, file: str) -> int:
+    """Link or copy a file from the first folder that has it; return its size.
+
+    What the shard has linked for us goes first. Without a link its own file is as good, for as long
+    as it is there: it never changes, and no other one gets its name.
+    """
+    for folder in folders:
+        source = folder / file
+        with contextlib.suppress(FileNotFoundError):
+            size = source.stat().st_size
+            try:
+                link(source, target / file)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                _copy(source, target / file)
+            return size
+    raise Overloaded(
+        f"{file} went away before it was copied: its shard was started again, or the copying took "
+        "too long; nothing was copied, try again",
+        reason="backup",
+        retry_after_ms=1_000,
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

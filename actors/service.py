@@ -49,6 +49,7 @@ class Service:
         """The courier's request, while there is nothing to be delivered."""
         self._pace = Pace()
         self.staging = staging or Staging(None)
+        engine.log.keeps_files = self.staging.keeps_files
         self._relaxed = relaxed
         self._sync_at_ms: int | None = None
 

@@ -1,6 +1,8 @@
 """A shard's part in a backup: it stands still for what crosses shards, and links its files.
 
-Segments that are sealed never change, so a second name in another folder is a copy of them. Which
+Segments that are sealed never change, so a second name in another folder is a copy of them. Where a
+file system has no links, the files themselves stay for a while, and are copied from where they are.
+Which
 moment the copies of all shards show has to be the same for everything that one shard promises
 another: fan-outs and notices wait from `hold` until `release`, on every shard, and the links are
 made in between (a consistent cut: Chandy, Lamport, "Distributed Snapshots", 1985; with channels
@@ -10,10 +12,11 @@ that are made empty instead of recorded).
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from os import link
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,12 @@ from ..flow.family import (
     SpawnDecide,
     SpawnEnd,
 )
-from ..flow.limits import BACKUP_HOLD_SECONDS
+from ..flow.limits import BACKUP_HOLD_SECONDS, BACKUP_KEEP_SECONDS
 from ..flow.queries import Backup
 from ..flow.replies import Data, Reply, reject
 from .messages import Arrival
+
+logger = logging.getLogger("shardflow.shard")
 
 CROSSING = frozenset(
     (SpawnBegin, Prepare, SpawnDecide, Commit, Abort, SpawnEnd, AskOutcome, Deliver, Collect)
@@ -50,6 +55,8 @@ class Staging:
         self._holder = ""
         self._until_s = 0.0
         self._held: list[Arrival] = []
+        self._kept_until_s: dict[str, float] = {}
+        """The backups whose files could not be linked."""
         for left in [] if folder is None else folder.glob(f"{_PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -57,6 +64,12 @@ class Staging:
     def is_holding(self) -> bool:
         """Whether requests are held back now."""
         return bool(self._holder)
+
+    def keeps_files(self) -> bool:
+        """Whether a backup copies the shard's own files now, so that they have to stay."""
+        if not self._kept_until_s:
+            return False
+        return self._now_s() < max(self._kept_until_s.values())
 
     def wait_ms(self) -> int:
         """Return the time until requests go on by themselves."""
@@ -104,17 +117,26 @@ class Staging:
         if request.step == "link":
             files = seal() if is_unbroken else None
             return Data(files and self._link(self._folder, request.name, files))
-        shutil.rmtree(staged(self._folder, request.name), ignore_errors=True)
+        self._discard(self._folder, request.name)
         return Data(True)
 
-    @staticmethod
-    def _link(folder: Path, name: str, files: list[str]) -> list[str]:
+    def _link(self, folder: Path, name: str, files: list[str]) -> list[str]:
         place = staged(folder, name)
-        place.mkdir(mode=0o700, exist_ok=True)
-        for file in files:
-            with contextlib.suppress(FileExistsError):
-                os.link(folder / file, place / file)
+        try:
+            place.mkdir(mode=0o700, exist_ok=True)
+            for file in files:
+                with contextlib.suppress(FileExistsError):
+                    link(folder / file, place / file)
+        except OSError as error:
+            logger.warning(
+                "%s cannot be linked for a backup (%s): no merges meanwhile", folder, error
+            )
+            self._kept_until_s[name] = self._now_s() + BACKUP_KEEP_SECONDS
         return files
+
+    def _discard(self, folder: Path, name: str) -> None:
+        self._kept_until_s.pop(name, None)
+        shutil.rmtree(staged(folder, name), ignore_errors=True)
 
 
 def staged(folder: Path, name: str) -> Path:

@@ -79,6 +79,8 @@ FRAME_BYTES_SOFT_MAX: Final = 64 * MIB
 BACKUP_HOLD_SECONDS: Final = 1.0
 """How long a backup may hold back what crosses shards; normally it is milliseconds."""
 BACKUP_TRIES_MAX: Final = 3
+BACKUP_KEEP_SECONDS: Final = 3_600.0
+"""How long a shard that cannot link its files keeps them from merges, for a backup to copy them."""
 MERGE_DEAD_RATIO: Final = 0.5
 """A file of which so much is dead is merged; so a log is at most about twice what it holds."""
 MERGE_FILES_MIN: Final = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..errors import DELETED, CorruptLog
 from ..host import File, Files
@@ -17,6 +17,10 @@ from .space import REFUSALS, Space
 from .start import Recovery
 
 _ROOM = bytes(HEADER_BYTES)
+
+
+def _never() -> bool:
+    return False
 
 
 class Log:
@@ -42,6 +46,8 @@ class Log:
         self.last_frame = (self._segment, self._offset)
         """Segment and offset of the newest frame."""
         self._reserved = 0
+        self.keeps_files: Callable[[], bool] = _never
+        """Whether somebody else reads the files that are written no more: none is removed then."""
         self._obsolete: list[str] = []
         """Files that are to be removed, in this order, before anything is merged again."""
         self.epoch = recovered.epoch + 1
@@ -311,11 +317,13 @@ class Log:
         self.tidy()
 
     def tidy(self) -> bool:
-        """Remove files that count no more; False: some cannot be removed now.
+        """Remove files that count no more; False: none, or not all, can be removed now.
 
         Until they are, nothing is merged: after a crash, recovery may take what is left of the
         sources, and throw the merged file away.
         """
+        if self.keeps_files():
+            return False
         try:
             self._remove_obsolete()
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import shardflow as sf
 from shardflow.actors import backup as backups
-from shardflow.actors import staging
+from shardflow.actors import staging, supervisor
 from shardflow.flow.keys import shard_of
 from shardflow.flow.queries import Backup
 from shardflow.sdk.requests.ask import Ask, read_data
@@ -138,6 +139,54 @@ def test_where_no_link_leads_files_are_copied(
     assert links == [1] * len(links)
     with sf.open(tmp_path / "copy", in_process=True) as copy:
         assert contents(copy) == before
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("in_process", [True, False], ids=["in-process", "processes"])
+def test_a_shard_that_cannot_link_keeps_its_files_until_they_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: bool, error: int
+) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(backups, "link", refuse)
+    monkeypatch.setattr(staging, "link", refuse)
+    spoil = (
+        f"import os\ndef refuse(*_):\n    raise OSError({error}, 'no links here')\n"
+        "os.link = refuse\nmain()"
+    )
+    boot = supervisor._BOOT.replace("; main()", "\n" + spoil)
+    monkeypatch.setattr(supervisor, "_BOOT", boot)
+    with sf.open(tmp_path / "data", shards=SHARDS, in_process=in_process) as store:
+        fill(store, 20)
+        before = contents(store)
+        for number in range(2):
+            assert store.backup(tmp_path / f"copy{number}").files == SHARDS * (number + 1)
+        assert [told["epoch"] for told in store.stats()] == [1] * SHARDS, "no shard has died of it"
+        assert contents(store) == before
+    assert not list((tmp_path / "data").rglob("backup-*"))
+    with sf.open(tmp_path / "copy1", in_process=True) as copy:
+        assert contents(copy) == before
+
+
+def test_files_that_go_away_while_they_are_copied_are_no_backup(
+    store: sf.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 20)
+
+    def lose(source: Path, target: Path) -> None:
+        for folder in (tmp_path / "data").rglob("backup-*"):
+            shutil.rmtree(folder)
+        source.unlink(missing_ok=True)
+        (tmp_path / "data" / "shard-0" / source.name).unlink()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backups, "link", lose)
+        with pytest.raises(sf.Overloaded, match="try again") as caught:
+            store.backup(tmp_path / "copy")
+    assert caught.value.reason == "backup"
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_directory_that_cannot_be_used_is_refused(store: sf.Store, tmp_path: Path) -> None:
