@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from ..flow.queries import Backup
 from .directory import describe, shard_folder
 from .staging import staged
 
+_RETRY_MS = 1_000
 Send = Callable[[Backup], list[Any]]
 """Sends one step to every shard; returns their answers in the order of the shards."""
 
@@ -43,8 +46,11 @@ def back_up(source: Path, target: Path, shards: int, send: Send) -> BackupDone:
     _refuse(source, target)
     name = uuid.uuid4().hex
     part = target.with_name(f"{target.name}.part-{name[:8]}")
+    claim = -1
     try:
+        _remove_stale(target)
         part.mkdir(mode=0o700, parents=True)
+        claim = _claim_own(part)
         files = _link_all(name, send)
         size = 0
         for shard in range(shards):
@@ -65,6 +71,8 @@ def back_up(source: Path, target: Path, shards: int, send: Send) -> BackupDone:
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if claim >= 0:
+            os.close(claim)
         _discard(name, send)
     return BackupDone(str(target), sum(map(len, files)), size)
 
@@ -84,6 +92,42 @@ def _refuse(source: Path, target: Path) -> None:
         )
 
 
+def _remove_stale(target: Path) -> None:
+    """Remove what backups to this place have left behind whose processes are gone."""
+    name = re.compile(re.escape(target.name) + r"\.part-[0-9a-f]{8}")
+    for left in target.parent.iterdir() if target.parent.is_dir() else ():
+        if name.fullmatch(left.name) and not left.is_symlink():
+            with contextlib.suppress(OSError):
+                claim = _claim(left)
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(claim)
+
+
+def _claim_own(part: Path) -> int:
+    try:
+        return _claim(part)
+    except BlockingIOError:
+        raise _again("another backup to the same place began at the same moment") from None
+    except OSError:
+        # No directory can be locked here, by others neither: nobody takes it for left behind.
+        return -1
+
+
+def _claim(part: Path) -> int:
+    """Lock a directory for as long as this process lives, and return what holds it.
+
+    Raises:
+        OSError: it is another process's, or directories cannot be locked here.
+    """
+    fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _link_all(name: str, send: Send) -> list[list[str]]:
     """Have every shard link its files, all at one moment; return their names."""
     for _ in range(BACKUP_TRIES_MAX):
@@ -94,11 +138,8 @@ def _link_all(name: str, send: Send) -> list[list[str]]:
             is_unbroken = all(send(Backup("release", name)))
         if is_unbroken and None not in files:
             return files
-    raise Overloaded(
-        "the shards could not be held at one moment, another backup or a very slow disk keeps "
-        "them: try again",
-        reason="backup",
-        retry_after_ms=1_000,
+    raise _again(
+        "the shards could not be held at one moment, another backup or a very slow disk keeps them"
     )
 
 
@@ -127,11 +168,9 @@ def _take(folders: Sequence[Path], target: Path, file: str) -> int:
             except OSError:
                 _copy(source, target / file)
             return size
-    raise Overloaded(
+    raise _again(
         f"{file} went away before it was copied: its shard was started again, or the copying took "
-        "too long; nothing was copied, try again",
-        reason="backup",
-        retry_after_ms=1_000,
+        "too long"
     )
 
 
@@ -141,6 +180,12 @@ def _copy(source: Path, target: Path) -> None:
     target.chmod(0o600)
     with target.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _again(why: str) -> Overloaded:
+    return Overloaded(
+        f"{why}; nothing was copied, try again", reason="backup", retry_after_ms=_RETRY_MS
+    )
 
 
 def _discard(name: str, send: Send) -> None:

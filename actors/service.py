@@ -247,7 +247,7 @@ class Service:
         if isinstance(request, Collect):
             return self._park(arrival, now_ms)
         if isinstance(request, Backup):
-            return [_tell(caller, number, self.staging.answer(request, self.engine.seal))]
+            return [_tell(caller, number, self.staging.answer(request, self.engine.seal, caller))]
         waiter = Waiter(caller, number, request, request.until_ms)
         if self.waiters.is_full:
             refused = reject(

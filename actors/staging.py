@@ -55,10 +55,11 @@ class Staging:
         self._holder = ""
         self._until_s = 0.0
         self._held: list[Arrival] = []
+        self._callers: dict[str, Any] = {}
+        """Who has the files of a backup, by its name."""
         self._kept_until_s: dict[str, float] = {}
         """The backups whose files could not be linked."""
-        for left in [] if folder is None else folder.glob(f"{_PREFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self._clean_up()
 
     @property
     def is_holding(self) -> bool:
@@ -83,8 +84,10 @@ class Staging:
         return rest
 
     def forget(self, caller: Any) -> None:
-        """Drop what a caller that has gone was kept waiting with."""
+        """Drop what a caller that has gone was kept waiting with, and what it was copying."""
         self._held = [arrival for arrival in self._held if arrival.caller is not caller]
+        for name in [name for name, copies in self._callers.items() if copies is caller]:
+            self._discard(name)
 
     def take(self) -> list[Arrival]:
         """Return what was held back, once that is over."""
@@ -99,7 +102,9 @@ class Staging:
         self._holder = ""
         return self.take()
 
-    def answer(self, request: Backup, seal: Callable[[], list[str] | None]) -> Reply:
+    def answer(
+        self, request: Backup, seal: Callable[[], list[str] | None], caller: Any = None
+    ) -> Reply:
         """Do one step. `seal`: closes the files that are written, and names all that are closed."""
         is_holder = self._holder == request.name
         is_unbroken = is_holder and self._now_s() < self._until_s
@@ -108,6 +113,7 @@ class Staging:
                 return Data(False)
             self._holder = request.name
             self._until_s = self._now_s() + BACKUP_HOLD_SECONDS
+            self._clean_up()
             return Data(True)
         if request.step == "release":
             self._holder = "" if is_holder else self._holder
@@ -116,8 +122,9 @@ class Staging:
             return reject("invalid_argument", "a store in memory has no files to copy")
         if request.step == "link":
             files = seal() if is_unbroken else None
+            self._callers[request.name] = caller
             return Data(files and self._link(self._folder, request.name, files))
-        self._discard(self._folder, request.name)
+        self._discard(request.name)
         return Data(True)
 
     def _link(self, folder: Path, name: str, files: list[str]) -> list[str]:
@@ -134,9 +141,16 @@ class Staging:
             self._kept_until_s[name] = self._now_s() + BACKUP_KEEP_SECONDS
         return files
 
-    def _discard(self, folder: Path, name: str) -> None:
+    def _discard(self, name: str) -> None:
+        self._callers.pop(name, None)
         self._kept_until_s.pop(name, None)
-        shutil.rmtree(staged(folder, name), ignore_errors=True)
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Remove what nobody copies any more; what cannot be removed now, the next time."""
+        for left in [] if self._folder is None else self._folder.glob(f"{_PREFIX}*"):
+            if left.name.removeprefix(_PREFIX) not in self._callers:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def staged(folder: Path, name: str) -> Path:

@@ -19,6 +19,7 @@ from shardflow.flow.keys import shard_of
 from shardflow.flow.queries import Backup
 from shardflow.sdk.requests.ask import Ask, read_data
 from shardflow.testing import memory_store
+from support import processes
 from support.clients import Clients, clients_at
 from support.hosts import Host, open_attached
 from support.processes import eventually
@@ -187,6 +188,43 @@ def test_files_that_go_away_while_they_are_copied_are_no_backup(
             store.backup(tmp_path / "copy")
     assert caught.value.reason == "backup"
     assert not (tmp_path / "copy").exists()
+
+
+def test_what_dead_backups_have_left_beside_the_target_is_removed(
+    store: sf.Store, tmp_path: Path
+) -> None:
+    fill(store, 10)
+    dead, running = tmp_path / "copy.part-0123abcd", tmp_path / "copy.part-4567abcd"
+    others = [tmp_path / "copy.part-x", tmp_path / "copy2.part-0123abcd", tmp_path / "part"]
+    for folder in (dead, running, *others):
+        (folder / "shard-0").mkdir(parents=True)
+    (tmp_path / "copy.part-89abcdef").symlink_to(others[0])
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom shardflow.actors.backup import _claim\n"
+        "_claim(Path(sys.argv[1]))\nprint('claimed', flush=True)\ninput()\n"
+    )
+    with processes.running("-c", program, running, stderr=tmp_path / "stderr") as other:
+        other.wait_for_line("claimed")
+        store.backup(tmp_path / "copy")
+    assert not dead.exists()
+    assert all((folder / "shard-0").is_dir() for folder in (running, *others))
+    store.backup(tmp_path / "further")
+    shutil.rmtree(tmp_path / "copy")
+    store.backup(tmp_path / "copy")
+    assert not running.exists()
+
+
+def test_a_backup_whose_caller_dies_keeps_nothing(tmp_path: Path, clients: Clients) -> None:
+    host, caller = clients.open(shards=SHARDS), clients.open()
+    assert caller.role == "attached"
+    for what in ("hold", "link", "release"):
+        assert None not in caller.call("backup_step", what, NAME)
+    assert len(list((tmp_path / "data").rglob("backup-*"))) == SHARDS
+    caller.kill()
+    eventually(
+        lambda: not list((tmp_path / "data").rglob("backup-*")), "what was linked is kept for ever"
+    )
+    assert [told["epoch"] for told in host.call("stats")] == [1] * SHARDS
 
 
 def test_a_directory_that_cannot_be_used_is_refused(store: sf.Store, tmp_path: Path) -> None:

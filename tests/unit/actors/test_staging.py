@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from support.checkpoints import Shard, small_slices
 
 NAME = "1" * 32
 OTHER = "2" * 32
+Step = Literal["hold", "link", "release", "discard"]
 
 
 class Staged:
@@ -31,15 +33,15 @@ class Staged:
         (folder / "a.log").write_bytes(b"a")
         self.staging = Staging(folder, now_s=lambda: self.now_s)
 
-    def do(self, step: Literal["hold", "link", "release", "discard"], name: str = NAME) -> Any:
-        reply = self.staging.answer(Backup(step, name), lambda: ["a.log"])
+    def do(self, step: Step, name: str = NAME, caller: str = "") -> Any:
+        reply = self.staging.answer(Backup(step, name), lambda: ["a.log"], caller)
         assert isinstance(reply, Data)
         return reply.data
 
-    def link(self, name: str = NAME) -> None:
-        assert self.do("hold", name) is True
-        assert self.do("link", name) == ["a.log"]
-        assert self.do("release", name) is True
+    def link(self, name: str = NAME, caller: str = "") -> None:
+        assert self.do("hold", name, caller) is True
+        assert self.do("link", name, caller) == ["a.log"]
+        assert self.do("release", name, caller) is True
 
     @property
     def folders(self) -> list[str]:
@@ -112,3 +114,32 @@ def test_a_shard_removes_no_file_that_is_kept(_small: None, slices: int) -> None
     assert not set(names) <= set(shard.disk.names())
     assert {part.number for part in parts_in(shard.disk)} == {*log.spans, log.position[0]}
     shard.restart()
+
+
+def test_what_a_caller_has_linked_goes_with_it(shard: Staged) -> None:
+    shard.link(caller="a")
+    shard.link(OTHER, caller="b")
+    shard.staging.forget("c")
+    assert len(shard.folders) == 2
+    shard.staging.forget("a")
+    assert shard.folders == [f"backup-{OTHER}"]
+    shard.staging.forget("b")
+    assert shard.folders == []
+
+
+def test_what_a_caller_has_kept_goes_with_it(shard: Staged, _no_links: None) -> None:
+    shard.link(caller="a")
+    shard.staging.forget("a")
+    assert not shard.staging.keeps_files()
+
+
+def test_what_could_not_be_removed_is_at_the_next_hold(
+    shard: Staged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard.link(caller="a")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        shard.staging.forget("a")
+    assert shard.folders == [f"backup-{NAME}"]
+    shard.link(OTHER, caller="b")
+    assert shard.folders == [f"backup-{OTHER}"]
