@@ -49,7 +49,7 @@ def back_up(source: Path, target: Path, shards: int, send: Send) -> BackupDone:
     claim = -1
     try:
         _remove_stale(target)
-        part.mkdir(mode=0o700, parents=True)
+        _make(part)
         claim = _claim_own(part)
         files = _link_all(name, send)
         size = 0
@@ -78,8 +78,10 @@ def back_up(source: Path, target: Path, shards: int, send: Send) -> BackupDone:
 
 
 def _refuse(source: Path, target: Path) -> None:
+    # An empty directory may be where another file system is mounted, and a link lead to one: the
+    # copy is made beside the target, and would have to be moved there in the end.
     try:
-        is_free = not target.exists() or not any(target.iterdir())
+        is_free = not target.exists() and not target.is_symlink()
     except OSError:
         is_free = False
     if not is_free:
@@ -90,6 +92,14 @@ def _refuse(source: Path, target: Path) -> None:
         raise StoreConfigError(
             f"{target} is inside the store itself: use a directory elsewhere", path=str(target)
         )
+
+
+def _make(part: Path) -> None:
+    """Make a directory, and those above it that are missing, for good."""
+    missing = [folder for folder in part.parents if not folder.exists()]
+    part.mkdir(mode=0o700, parents=True)
+    for folder in missing:
+        sync_directory(folder.parent)
 
 
 def _remove_stale(target: Path) -> None:

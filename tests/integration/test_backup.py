@@ -232,12 +232,28 @@ def test_a_directory_that_cannot_be_used_is_refused(store: sf.Store, tmp_path: P
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thing").touch()
-    for target in ("file", "full", "data", "data/inside", "file/below"):
+    # Something may be mounted there, or a link lead elsewhere.
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    for target in ("file", "full", "data", "empty", "link", "nowhere"):
+        with pytest.raises(sf.StoreConfigError, match="is there already"):
+            store.backup(tmp_path / target)
+    for target in ("data/inside", "file/below"):
         with pytest.raises(sf.StoreConfigError):
             store.backup(tmp_path / target)
-    (tmp_path / "empty").mkdir()
-    assert store.backup(tmp_path / "empty").files == SHARDS
+    files = [told["files"] for told in store.stats()]
+    assert files == [1] * SHARDS, "it is refused before anything is done"
     assert sorted(entry.name for entry in tmp_path.iterdir() if "part" in entry.name) == []
+
+
+def test_directories_that_are_made_for_a_copy_are_on_disk(
+    store: sf.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(backups, "sync_directory", synced.append)
+    store.backup(tmp_path / "a" / "b" / "copy")
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)
 
 
 def test_a_store_in_memory_has_no_files() -> None:
