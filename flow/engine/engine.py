@@ -125,6 +125,7 @@ class Engine:
         if not self._writer.is_empty:
             self._note_delivered(self._writer)
             self._writer.commit(sync=self._sync or self._must_sync)
+            self._delivered.clear()
             self._must_sync = False
         elif self._sync:
             self.log.sync()
@@ -253,16 +254,21 @@ class Engine:
     def _note_delivered(self, writer: Writer) -> None:
         for dest, number in self._delivered.items():
             writer.add_fact(Delivered(dest, number))
-        self._delivered.clear()
 
-    def _settle(self) -> None:
-        """Log what memory alone has: whoever copies one or the other finds both of one mind."""
+    def _settle(self) -> bool:
+        """Log what memory alone has: whoever copies one or the other finds both of one mind.
+
+        False: the disk has no room for it. Then no merge may leave out what memory takes for dead:
+        numbers of posts would be given again, and be passed over where they are known.
+        """
         if self._delivered:
             writer = Writer(self.log, self.values)
             self._note_delivered(writer)
-            # On a full disk they may be left out: their posts are passed over a second time.
-            if self.log.has_room(writer.size):
-                writer.commit(sync=self._sync)
+            if not self.log.has_room(writer.size):
+                return False
+            writer.commit(sync=self._sync)
+            self._delivered.clear()
+        return True
 
     def collect(self, query: family.Collect, now_ms: int) -> family.Outbound | None:
         """Return what the courier is to do for this shard; None while there is nothing.

@@ -40,9 +40,9 @@ class Upkeep:
     """At most one job at a time. Nothing is lost if the process ends at any point of it."""
 
     def __init__(
-        self, files: Files, log: Log, restored: Restored, settle: Callable[[], None]
+        self, files: Files, log: Log, restored: Restored, settle: Callable[[], bool]
     ) -> None:
-        """`settle`: writes to the log what memory alone has."""
+        """`settle`: writes to the log what memory alone has; False: there is no room for it."""
         self._files = files
         self._log = log
         self._state = restored.state
@@ -164,8 +164,7 @@ class Upkeep:
         if self._job is None:
             return self._state.settings.upkeep and self._verify_on()
         if isinstance(self._job, Merge):
-            self._settle()
-            self._step_merge(self._job)
+            self._merge_on(self._job)
         else:
             job = self._job
             self._step_shortcut(job)
@@ -306,7 +305,8 @@ class Upkeep:
     # ---- merges ----
 
     def _begin_merge(self, sources: list[Span]) -> Merge | None:
-        self._settle()
+        if not self._settle():
+            return None
         try:
             return Merge(self._log, self._state, self._values, sources, self._cold)
         except OSError as error:
@@ -317,6 +317,14 @@ class Upkeep:
         """Do without a merge that the disk has refused, until something changes."""
         self._log.space.give_up(self._merge_bytes, error)
         self._looked_at = self._seen
+
+    def _merge_on(self, job: Merge) -> None:
+        if self._settle() or not job.discard():
+            self._step_merge(job)
+        else:
+            # What it would leave out is dead in memory only.
+            self._job = None
+            self._looked_at = self._seen
 
     def _step_merge(self, job: Merge) -> None:
         try:
