@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..cold.verify import verify
+from ..errors import OUT_OF_SPACE
 from ..host import Files
 from ..limits import (
     CHECKPOINT_CLOSE_BYTES,
@@ -27,6 +28,7 @@ from ..limits import (
 )
 from ..log.log import Log
 from ..log.parts import Span
+from ..log.space import REFUSALS
 from .checkpoint import Checkpoint
 from .hints import Hint
 from .merge import Merge
@@ -93,7 +95,7 @@ class Upkeep:
     @property
     def haste(self) -> float:
         """How urgent it is, from 0 to 1."""
-        return 0.0 if self._projector is None else self._projector.haste
+        return self._projector.haste if self._projector and self._is_projecting else 0.0
 
     def has_caught_up(self) -> bool:
         """Whether many flows have left memory since this was asked last."""
@@ -116,7 +118,9 @@ class Upkeep:
 
     @property
     def _is_projecting(self) -> bool:
-        return self._projector is not None and not self._projector.is_done
+        # What a full disk has left is for what ends flows; those in memory can wait.
+        projector = None if self._log.space.is_full else self._projector
+        return projector is not None and not projector.is_done
 
     @property
     def tail_bytes(self) -> int:
@@ -132,11 +136,12 @@ class Upkeep:
     def _is_due(self) -> bool:
         """Whether it is time for a checkpoint, by the growth of the log."""
         grown = self.tail_bytes
-        return self._is_wanted or (
+        has_grown = (
             grown >= CHECKPOINT_LOG_BYTES
             and grown >= CHECKPOINT_GROWTH_RATIO * self._size
             and self._log.bytes_written >= self._next_bytes
         )
+        return not self._log.space.is_full and (self._is_wanted or has_grown)
 
     def step(self) -> bool:
         """Do a slice of what is to be done; return whether there was anything.
@@ -190,7 +195,8 @@ class Upkeep:
         """Write a checkpoint now, in one go, once what is under way is finished."""
         while self._job is not None:
             self.step()
-        self._job = self._begin_checkpoint()
+        # It takes the place of the last one.
+        self._job = self._begin_checkpoint(makes_room=True)
         while isinstance(self._job, Checkpoint):
             self._job.wait()
             self._step_shortcut(self._job)
@@ -199,11 +205,8 @@ class Upkeep:
         """End in order: with a checkpoint, if the next start is spared much by it."""
         if isinstance(self._job, Merge) and not self._job.is_placed:
             self._give_up()
-        size = self._size or len(self._state.table) * CHECKPOINT_FLOW_BYTES
-        if (
-            self.tail_bytes >= CHECKPOINT_CLOSE_BYTES
-            and self.tail_bytes * CHECKPOINT_CLOSE_RATIO >= size
-        ):
+        tail = self.tail_bytes
+        if tail >= CHECKPOINT_CLOSE_BYTES and tail * CHECKPOINT_CLOSE_RATIO >= self._expected_size:
             self.checkpoint()
         self.abandon()
 
@@ -218,8 +221,8 @@ class Upkeep:
         self._job = None
 
     def _choose_job(self) -> Merge | Hint | Checkpoint | None:
-        if self._is_due:
-            return self._begin_checkpoint()
+        if self._is_due and (checkpoint := self._begin_checkpoint()) is not None:
+            return checkpoint
         if self._looked_at == self._seen:
             return None
         if self._may_seal:
@@ -228,27 +231,28 @@ class Upkeep:
             sources = self._choose()
             if sources:
                 return self._begin_merge(sources)
-        if self._must_free():
-            return self._begin_checkpoint()
-        return None
+        return self._begin_checkpoint(makes_room=True) if self._must_free() else None
 
     # ---- checkpoints ----
 
-    def _begin_checkpoint(self) -> Checkpoint | None:
+    def _begin_checkpoint(self, *, makes_room: bool = False) -> Checkpoint | None:
         self._is_wanted = False
+        if not self._log.space.has_room(self._expected_size, makes_room=makes_room):
+            self._put_off()
+            return None
         self._settle()
         try:
             return Checkpoint(self._files, self._log, self._state, self._values, self._cold)
-        except OSError:
-            self._do_without()
+        except OSError as error:
+            self._do_without(error)
             return None
 
     def _step_shortcut(self, job: Checkpoint | Hint) -> None:
         try:
             job.step()
-        except OSError:
+        except OSError as error:
             self._give_up()
-            self._do_without()
+            self._do_without(error)
             return
         if not job.is_done:
             return
@@ -261,17 +265,22 @@ class Upkeep:
             self._flows = len(self._state.table)
             self._tail_bytes = -job.written_before
 
-    def _do_without(self) -> None:
+    def _do_without(self, error: OSError) -> None:
         """Go on without it, and for a while without another one: the disk may be full."""
         if self._log.is_broken:
-            raise
+            raise error
+        if error.errno in OUT_OF_SPACE:
+            self._log.space.give_up(self._expected_size)
+        self._put_off()
+
+    def _put_off(self) -> None:
         self._next_bytes = self._log.bytes_written + CHECKPOINT_LOG_BYTES
 
     def _begin_hint(self, merged: Span) -> Hint | None:
         try:
             return Hint(self._files, self._log, self._state, self._values, merged)
-        except OSError:
-            self._do_without()
+        except OSError as error:
+            self._do_without(error)
             return None
 
     def _must_free(self) -> bool:
@@ -285,8 +294,8 @@ class Upkeep:
             if span.part.last >= self._begin
         )
         told = self.statistics()
-        is_half_dead = told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
-        is_much = dead >= (SEAL_BYTES_MIN if is_half_dead or is_full else CHECKPOINT_LOG_BYTES)
+        is_tight = is_full or told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
+        is_much = dead >= CHECKPOINT_LOG_BYTES or (is_tight and dead >= SEAL_BYTES_MIN)
         size = self._expected_size if is_full else self._size
         return is_much and dead >= CHECKPOINT_DEAD_RATIO * size
 
@@ -294,8 +303,7 @@ class Upkeep:
     def _expected_size(self) -> int:
         """About how large the next checkpoint will be."""
         flows = len(self._state.table)
-        last = self._size * flows // max(1, flows, self._flows)
-        return max(flows * CHECKPOINT_FLOW_BYTES, last)
+        return max(flows * CHECKPOINT_FLOW_BYTES, self._size * flows // max(1, flows, self._flows))
 
     def _bytes_since(self, offset: int) -> int:
         """Return the size of the log from an offset of the segment that is to be read first on."""
@@ -315,23 +323,20 @@ class Upkeep:
 
     def _refused(self, error: OSError) -> None:
         """Do without a merge that the disk has refused, until something changes."""
-        self._log.space.give_up(self._merge_bytes, error)
+        self._log.space.refused(error)
+        self._log.space.give_up(self._merge_bytes)
         self._looked_at = self._seen
 
     def _merge_on(self, job: Merge) -> None:
-        if self._settle() or not job.discard():
-            self._step_merge(job)
-        else:
+        if not self._settle() and job.discard():
             # What it would leave out is dead in memory only.
             self._job = None
             self._looked_at = self._seen
-
-    def _step_merge(self, job: Merge) -> None:
+            return
         try:
             job.step()
         except OSError as error:
-            self._log.space.refused(error)
-            if self._log.is_broken or not job.discard():
+            if error.errno not in REFUSALS or self._log.is_broken or not job.discard():
                 raise
             self._job = None
             self._refused(error)
@@ -339,7 +344,7 @@ class Upkeep:
         if job.is_done:
             self.merges += 1
             self.bytes_copied += job.bytes_copied
-            self._job = self._begin_hint(job.span)
+            self._job = None if self._log.space.is_full else self._begin_hint(job.span)
 
     def statistics(self) -> dict[str, int]:
         """Return what the log takes, and what was done about it."""

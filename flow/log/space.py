@@ -98,13 +98,8 @@ class Space:
             free_bytes = DISK_RESERVE_BYTES
         return makes_room and size + DISK_JOB_BYTES <= free_bytes * DISK_JOB_RATIO
 
-    def give_up(self, size: int, error: OSError) -> None:
-        """Take it that no job of this size finds room, until another amount is free than now.
-
-        Raises:
-            OSError: that is not what the error says.
-        """
-        self.refused(error)
+    def give_up(self, size: int) -> None:
+        """Take it that no job of this size finds room, until another amount is free than now."""
         room = self._files.room()
         self._given_up = None if room is None else (size, self._left_in(room))
 

@@ -124,11 +124,15 @@ def test_a_disk_that_the_store_has_filled_by_itself_gets_room_again(
         assert before["is_disk_full"] and before["log_bytes"] > SEGMENT_BYTES
         for record in store.flow_list("t", count=1_000):
             store.flow_cancel(record.id, partition_key=KEYS[0], force=True)
-        eventually(lambda: not is_refusing(store, KEYS[0]), "creations are not taken again")
+
+        def is_small() -> bool:
+            taken: int = store.stats()[0]["log_bytes"]
+            return not is_refusing(store, KEYS[0]) and taken < before["log_bytes"] // 2
+
+        eventually(is_small, "creations are not taken again")
         (after,) = store.stats(check=True)
-        assert after["merges"] and after["problems"] == []
+        assert after["problems"] == []
         assert after["epoch"] == before["epoch"], "it was not started again"
-        assert after["log_bytes"] < before["log_bytes"] - DISK_RESERVE_BYTES
     with sf.open(path, in_process=True) as store:
         assert store.stats(check=True)[0]["problems"] == []
 
@@ -147,7 +151,8 @@ def test_a_store_opens_on_a_disk_without_a_free_byte(path: Path, disk: SmallDisk
             # What became cold is made anew, which has left a little room.
             disk.fill()
             _assert_refuses(store, jobs)
-        assert disk.free_bytes == 0
+        # A byte for each shard said that it was open.
+        assert disk.free_bytes <= SHARDS
     with sf.open(path) as store:
         disk.resize(CAPACITY)
         await_refusals(store, False)

@@ -385,7 +385,8 @@ def test_a_merge_may_ask_whether_there_is_room(shard: Filling) -> None:
 def test_what_has_failed_is_tried_again_when_another_amount_is_free(shard: Filling) -> None:
     # As with a quota: the disk itself has room enough.
     space = shard.engine.log.space
-    space.give_up(500, OSError(errno.EDQUOT, "quota"))
+    space.refused(OSError(errno.EDQUOT, "quota"))
+    space.give_up(500)
     assert space.is_full and reserve_of(shard) == 0
     assert not space.has_room(500, makes_room=True)
     assert space.has_room(499, makes_room=True), "a smaller one may fit"
