@@ -162,9 +162,9 @@ class Service:
             departures.append(_tell(parked.caller, parked.number, refused or _NOTHING))
         return departures
 
-    def close(self) -> None:
-        """Close the engine; what waits is not answered."""
-        self.engine.close()
+    def close(self, *, at_once: bool = False) -> None:
+        """Close the engine; what waits is not answered. `at_once`: somebody waits for it to end."""
+        self.engine.close(at_once=at_once)
 
     def abandon(self) -> None:
         """Let go of the files as they are, after a failure."""

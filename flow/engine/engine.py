@@ -295,10 +295,10 @@ class Engine:
         """
         return self.log.seal()
 
-    def close(self) -> None:
-        """Sync and close the log, and give the directory back."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Sync and close the log, and give the directory back. `at_once`: without a checkpoint."""
         self._settle()
-        self.upkeep.close()
+        (self.upkeep.abandon if at_once else self.upkeep.close)()
         self.log.close()
         if self.cold is not None:
             self.cold.close()

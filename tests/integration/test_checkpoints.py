@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import shardflow as sf
-from support.processes import eventually
+from shardflow.flow.host import DiskFiles
+from shardflow.flow.limits import CHECKPOINT_CLOSE_BYTES, LEFTOVER_SECONDS_MAX, SEGMENT_GROW_BYTES
+from support.clients import Clients, clients_at
+from support.processes import eventually, is_running
 
+SHARDS = 2
 FLOWS = 600
 PAYLOAD = "x" * 10_000
 """Enough of them that closing writes a checkpoint."""
@@ -26,6 +32,12 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def clients(tmp_path: Path) -> Iterator[Clients]:
+    with clients_at(tmp_path / "data", tmp_path / "stderr") as clients:
+        yield clients
+
+
 def checkpoints(path: Path) -> list[Path]:
     return list((path / "shard-0").glob("*.checkpoint"))
 
@@ -38,6 +50,37 @@ def test_a_store_opens_by_its_checkpoint_and_without_it(path: Path) -> None:
             assert record is not None and record.payload == PAYLOAD
         for checkpoint in checkpoints(path):
             checkpoint.unlink()
+
+
+def test_a_shard_whose_host_dies_lets_go_at_once_and_writes_none(
+    tmp_path: Path, clients: Clients
+) -> None:
+    host = clients.open(shards=SHARDS)
+    flows = [{"id": f"f{n}", "payload": PAYLOAD, "partition_key": str(n)} for n in range(2 * FLOWS)]
+    for at in range(0, len(flows), FLOWS):
+        host.call("flow_create_many", flows[at : at + FLOWS], type="t")
+    folders = [clients.path / f"shard-{shard}" for shard in range(SHARDS)]
+    logs = [folder / "0000000001.log" for folder in folders]
+    assert all(log.stat().st_size > CHECKPOINT_CLOSE_BYTES for log in logs)
+    pids = host.shard_pids
+    host.kill()
+    died_s = time.monotonic()
+    eventually(lambda: all(is_free(folder) for folder in folders), "a lock is not given back")
+    assert time.monotonic() - died_s < LEFTOVER_SECONDS_MAX
+    eventually(lambda: not any(is_running(pid) for pid in pids), "a shard does not end")
+    assert not list(clients.path.rglob("*.checkpoint*"))
+    assert all(log.stat().st_size % SEGMENT_GROW_BYTES for log in logs), "they ended in order"
+    with sf.open(clients.path) as store:
+        assert sum(shard["flows"] for shard in store.stats()) == 2 * FLOWS
+        assert [shard["cut_bytes"] for shard in store.stats()] == [0] * SHARDS
+    assert list(clients.path.rglob("*.checkpoint")), "a store that is closed writes them"
+
+
+def is_free(folder: Path) -> bool:
+    files = DiskFiles(folder)
+    is_ours = files.lock()
+    files.unlock()
+    return is_ours
 
 
 def test_damage_in_what_opening_has_skipped_is_as_final_as_any(path: Path) -> None:
