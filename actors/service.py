@@ -118,6 +118,8 @@ class Service:
 
     def next_wake_ms(self) -> int | None:
         """Return when `wake` has something to do next."""
+        is_busy = self.engine.upkeep.is_needed
+        now_ms = self.clock.now_ms() if is_busy or self.staging.is_holding else 0
         times = (
             self.waiters.next_wake_ms(),
             self.fanouts.next_wake_ms(),
@@ -125,8 +127,8 @@ class Service:
             self.engine.next_sweep_ms(),
             self._held.next_wake_ms(),
             self._sync_at_ms,
-            self.clock.now_ms() + self._pace.wait_ms if self.engine.upkeep.is_needed else None,
-            self.clock.now_ms() + self.staging.wait_ms() if self.staging.is_holding else None,
+            now_ms + self._pace.wait_ms if is_busy else None,
+            now_ms + self.staging.wait_ms() if self.staging.is_holding else None,
         )
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
