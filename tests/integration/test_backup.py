@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from shardflow.flow.queries import Backup
 from shardflow.sdk.requests.ask import Ask, read_data
 from shardflow.testing import memory_store
 from support import processes
-from support.clients import Clients, clients_at
+from support.clients import Clients
 from support.hosts import Host, open_attached
 from support.processes import eventually
 
@@ -34,12 +33,6 @@ def open_kind(kind: str, path: Path, host: Host) -> sf.Store:
     if kind == "attached":
         return open_attached(host, path, {"shards": SHARDS})
     return sf.open(path, shards=SHARDS, in_process=kind == "in-process")
-
-
-@pytest.fixture
-def clients(tmp_path: Path) -> Iterator[Clients]:
-    with clients_at(tmp_path / "data", tmp_path / "stderr") as clients:
-        yield clients
 
 
 @pytest.fixture(params=KINDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 import shardflow as sf
 from shardflow.flow.host import DiskFiles
 from shardflow.flow.limits import CHECKPOINT_CLOSE_BYTES, LEFTOVER_SECONDS_MAX, SEGMENT_GROW_BYTES
-from support.clients import Clients, clients_at
+from support.clients import Clients
 from support.processes import eventually, is_running
 
 SHARDS = 2
@@ -21,9 +20,8 @@ PAYLOAD = "x" * 10_000
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def stored(path: Path) -> Path:
     """Return where a store was, with a checkpoint in it."""
-    path = tmp_path / "data"
     with sf.open(path, shards=1) as store:
         flows = [{"id": f"f{number}", "payload": PAYLOAD} for number in range(FLOWS)]
         store.flow_create_many(flows, type="t")
@@ -32,28 +30,22 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def clients(tmp_path: Path) -> Iterator[Clients]:
-    with clients_at(tmp_path / "data", tmp_path / "stderr") as clients:
-        yield clients
-
-
 def checkpoints(path: Path) -> list[Path]:
     return list((path / "shard-0").glob("*.checkpoint"))
 
 
-def test_a_store_opens_by_its_checkpoint_and_without_it(path: Path) -> None:
+def test_a_store_opens_by_its_checkpoint_and_without_it(stored: Path) -> None:
     for _ in range(2):
-        with sf.open(path) as store:
+        with sf.open(stored) as store:
             assert sum(shard["flows"] for shard in store.stats()) == FLOWS + 1
             record = store.flow_get("f7", payload=True)
             assert record is not None and record.payload == PAYLOAD
-        for checkpoint in checkpoints(path):
+        for checkpoint in checkpoints(stored):
             checkpoint.unlink()
 
 
 def test_a_shard_whose_host_dies_lets_go_at_once_and_writes_none(
-    tmp_path: Path, clients: Clients
+    clients: Clients,
 ) -> None:
     host = clients.open(shards=SHARDS)
     flows = [{"id": f"f{n}", "payload": PAYLOAD, "partition_key": str(n)} for n in range(2 * FLOWS)]
@@ -83,11 +75,11 @@ def is_free(folder: Path) -> bool:
     return is_ours
 
 
-def test_damage_in_what_opening_has_skipped_is_as_final_as_any(path: Path) -> None:
-    with (path / "shard-0" / "0000000001.log").open("r+b") as log:
+def test_damage_in_what_opening_has_skipped_is_as_final_as_any(stored: Path) -> None:
+    with (stored / "shard-0" / "0000000001.log").open("r+b") as log:
         log.seek(2_000_000)
         log.write(b"y")
-    with sf.open(path) as store:
+    with sf.open(stored) as store:
 
         def is_given_up() -> bool:
             try:
@@ -99,6 +91,6 @@ def test_damage_in_what_opening_has_skipped_is_as_final_as_any(path: Path) -> No
             return False
 
         eventually(is_given_up, "the shard is given up")
-    assert checkpoints(path) == []
+    assert checkpoints(stored) == []
     with pytest.raises(sf.CorruptLog):
-        sf.open(path)
+        sf.open(stored)

@@ -30,11 +30,6 @@ KEYS = [
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def disk(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallDisk:
     return small_disk(path, tmp_path / "size", CAPACITY, monkeypatch)
 
