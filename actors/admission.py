@@ -56,7 +56,7 @@ class Admission:
         self._rss_bytes = 0
         self._measure_at_s = 0.0
         self._trim_at_s = 0.0
-        self._give_back_at_s = 0.0
+        """When memory may be given back again, whatever for."""
         self._is_full = False
 
     def refusal(self, waiting: int) -> Rejected | None:
@@ -85,10 +85,14 @@ class Admission:
 
     def give_back(self) -> None:
         """Give memory back that flows have left, now and then."""
-        now_s = self._now_s()
-        if now_s >= self._give_back_at_s:
-            self._give_back_at_s = now_s + RSS_TRIM_SECONDS
-            self._trim()
+        self._trim_now_and_then(self._now_s())
+
+    def _trim_now_and_then(self, now_s: float) -> bool:
+        if now_s < self._trim_at_s:
+            return False
+        self._trim_at_s = now_s + RSS_TRIM_SECONDS
+        self._trim()
+        return True
 
     def _is_over(self, max_rss_bytes: int) -> bool:
         now_s = self._now_s()
@@ -96,10 +100,8 @@ class Admission:
             return self._is_full
         self._measure_at_s = now_s + RSS_CHECK_SECONDS
         self._rss_bytes = self._measure()
-        if self._rss_bytes > max_rss_bytes and now_s >= self._trim_at_s:
-            # Flows that are gone leave holes that the process still holds.
-            self._trim_at_s = now_s + RSS_TRIM_SECONDS
-            self._trim()
+        # Flows that are gone leave holes that the process still holds.
+        if self._rss_bytes > max_rss_bytes and self._trim_now_and_then(now_s):
             self._rss_bytes = self._measure()
         was_full, self._is_full = self._is_full, self._rss_bytes > max_rss_bytes
         if self._is_full != was_full:

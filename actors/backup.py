@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import link
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +21,7 @@ from ..flow.queries import Backup
 from .directory import describe, shard_folder
 from .staging import staged
 
+_RETRY_MS = 1_000
 Send = Callable[[Backup], list[Any]]
 """Sends one step to every shard; returns their answers in the order of the shards."""
 
@@ -42,13 +46,18 @@ def back_up(source: Path, target: Path, shards: int, send: Send) -> BackupDone:
     _refuse(source, target)
     name = uuid.uuid4().hex
     part = target.with_name(f"{target.name}.part-{name[:8]}")
+    claim = -1
     try:
-        part.mkdir(mode=0o700, parents=True)
+        _remove_stale(target)
+        _make(part)
+        claim = _claim_own(part)
         files = _link_all(name, send)
         size = 0
         for shard in range(shards):
-            folder = staged(shard_folder(source, shard), name)
-            size += _copy_shard(folder, shard_folder(part, shard), files[shard])
+            folder = shard_folder(source, shard)
+            size += _copy_shard(
+                (staged(folder, name), folder), shard_folder(part, shard), files[shard]
+            )
             adopt(DiskFiles(shard_folder(part, shard)))
         describe(part, shards)
         sync_directory(part)
@@ -62,13 +71,17 @@ def back_up(source: Path, target: Path, shards: int, send: Send) -> BackupDone:
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if claim >= 0:
+            os.close(claim)
         _discard(name, send)
     return BackupDone(str(target), sum(map(len, files)), size)
 
 
 def _refuse(source: Path, target: Path) -> None:
+    # An empty directory may be where another file system is mounted, and a link lead to one: the
+    # copy is made beside the target, and would have to be moved there in the end.
     try:
-        is_free = not target.exists() or not any(target.iterdir())
+        is_free = not target.exists() and not target.is_symlink()
     except OSError:
         is_free = False
     if not is_free:
@@ -81,6 +94,50 @@ def _refuse(source: Path, target: Path) -> None:
         )
 
 
+def _make(part: Path) -> None:
+    """Make a directory, and those above it that are missing, for good."""
+    missing = [folder for folder in part.parents if not folder.exists()]
+    part.mkdir(mode=0o700, parents=True)
+    for folder in missing:
+        sync_directory(folder.parent)
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what backups to this place have left behind whose processes are gone."""
+    name = re.compile(re.escape(target.name) + r"\.part-[0-9a-f]{8}")
+    for left in target.parent.iterdir() if target.parent.is_dir() else ():
+        if name.fullmatch(left.name) and not left.is_symlink():
+            with contextlib.suppress(OSError):
+                claim = _claim(left)
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(claim)
+
+
+def _claim_own(part: Path) -> int:
+    try:
+        return _claim(part)
+    except BlockingIOError:
+        raise _again("another backup to the same place began at the same moment") from None
+    except OSError:
+        # No directory can be locked here, by others neither: nobody takes it for left behind.
+        return -1
+
+
+def _claim(part: Path) -> int:
+    """Lock a directory for as long as this process lives, and return what holds it.
+
+    Raises:
+        OSError: it is another process's, or directories cannot be locked here.
+    """
+    fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _link_all(name: str, send: Send) -> list[list[str]]:
     """Have every shard link its files, all at one moment; return their names."""
     for _ in range(BACKUP_TRIES_MAX):
@@ -91,26 +148,40 @@ def _link_all(name: str, send: Send) -> list[list[str]]:
             is_unbroken = all(send(Backup("release", name)))
         if is_unbroken and None not in files:
             return files
-    raise Overloaded(
-        "the shards could not be held at one moment, another backup or a very slow disk keeps "
-        "them: try again",
-        reason="backup",
-        retry_after_ms=1_000,
+    raise _again(
+        "the shards could not be held at one moment, another backup or a very slow disk keeps them"
     )
 
 
-def _copy_shard(folder: Path, target: Path, files: list[str]) -> int:
-    """Link or copy what a shard has linked; return the bytes."""
+def _copy_shard(folders: Sequence[Path], target: Path, files: list[str]) -> int:
+    """Link or copy what a shard has named; return the bytes."""
     target.mkdir(mode=0o700)
-    size = 0
-    for file in files:
-        size += (folder / file).stat().st_size
-        try:
-            link(folder / file, target / file)
-        except OSError:
-            _copy(folder / file, target / file)
+    size = sum(_take(folders, target, file) for file in files)
     sync_directory(target)
     return size
+
+
+def _take(folders: Sequence[Path], target: Path, file: str) -> int:
+    """Link or copy a file from the first folder that has it; return its size.
+
+    What the shard has linked for us goes first. Without a link its own file is as good, for as long
+    as it is there: it never changes, and no other one gets its name.
+    """
+    for folder in folders:
+        source = folder / file
+        with contextlib.suppress(FileNotFoundError):
+            size = source.stat().st_size
+            try:
+                link(source, target / file)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                _copy(source, target / file)
+            return size
+    raise _again(
+        f"{file} went away before it was copied: its shard was started again, or the copying took "
+        "too long"
+    )
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -119,6 +190,12 @@ def _copy(source: Path, target: Path) -> None:
     target.chmod(0o600)
     with target.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _again(why: str) -> Overloaded:
+    return Overloaded(
+        f"{why}; nothing was copied, try again", reason="backup", retry_after_ms=_RETRY_MS
+    )
 
 
 def _discard(name: str, send: Send) -> None:

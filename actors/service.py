@@ -49,6 +49,7 @@ class Service:
         """The courier's request, while there is nothing to be delivered."""
         self._pace = Pace()
         self.staging = staging or Staging(None)
+        engine.log.keeps_files = self.staging.keeps_files
         self._relaxed = relaxed
         self._sync_at_ms: int | None = None
 
@@ -117,6 +118,8 @@ class Service:
 
     def next_wake_ms(self) -> int | None:
         """Return when `wake` has something to do next."""
+        is_busy = self.engine.upkeep.is_needed
+        now_ms = self.clock.now_ms() if is_busy or self.staging.is_holding else 0
         times = (
             self.waiters.next_wake_ms(),
             self.fanouts.next_wake_ms(),
@@ -124,8 +127,8 @@ class Service:
             self.engine.next_sweep_ms(),
             self._held.next_wake_ms(),
             self._sync_at_ms,
-            self.clock.now_ms() + self._pace.wait_ms if self.engine.upkeep.is_needed else None,
-            self.clock.now_ms() + self.staging.wait_ms() if self.staging.is_holding else None,
+            now_ms + self._pace.wait_ms if is_busy else None,
+            now_ms + self.staging.wait_ms() if self.staging.is_holding else None,
         )
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
@@ -161,9 +164,9 @@ class Service:
             departures.append(_tell(parked.caller, parked.number, refused or _NOTHING))
         return departures
 
-    def close(self) -> None:
-        """Close the engine; what waits is not answered."""
-        self.engine.close()
+    def close(self, *, at_once: bool = False) -> None:
+        """Close the engine; what waits is not answered. `at_once`: somebody waits for it to end."""
+        self.engine.close(at_once=at_once)
 
     def abandon(self) -> None:
         """Let go of the files as they are, after a failure."""
@@ -246,7 +249,7 @@ class Service:
         if isinstance(request, Collect):
             return self._park(arrival, now_ms)
         if isinstance(request, Backup):
-            return [_tell(caller, number, self.staging.answer(request, self.engine.seal))]
+            return [_tell(caller, number, self.staging.answer(request, self.engine.seal, caller))]
         waiter = Waiter(caller, number, request, request.until_ms)
         if self.waiters.is_full:
             refused = reject(

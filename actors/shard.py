@@ -6,6 +6,7 @@ next batch. So the batch grows with the load, and an idle shard answers at once.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import socket
@@ -77,6 +78,8 @@ class ShardActor(SelectorActor):
         """Requests over one batch's bound; no socket is read while there are any."""
         self._gone: list[Connection] = []
         """Dropped connections that may still have requests in the next batches."""
+        self._is_asked_to_end = False
+        """Whether the host closes the store; else it is gone."""
         self.inbox.watch(listener, listener)
         for channel in lifeline:
             self.inbox.watch(channel, channel)
@@ -107,7 +110,8 @@ class ShardActor(SelectorActor):
         self._listener.close()
         for connection in list(self._connections):
             connection.close()
-        self._service.close()
+        # The next host waits for the directory, and would not wait for a checkpoint.
+        self._service.close(at_once=not self._is_asked_to_end)
 
     def _ready(self, message: Ready) -> None:
         arrivals: list[Arrival] = []
@@ -120,6 +124,9 @@ class ShardActor(SelectorActor):
                 self._accept()
             else:
                 is_over = True
+                # A host that dies says nothing.
+                is_asked = isinstance(what, io.BufferedReader) and bool(what.read1(1))
+                self._is_asked_to_end = self._is_asked_to_end or is_asked
         self._waiting.extend(arrivals)
         batch = [
             self._waiting.popleft() for _ in range(min(len(self._waiting), INBOX_REQUESTS_MAX))

@@ -1,6 +1,8 @@
 """A shard's part in a backup: it stands still for what crosses shards, and links its files.
 
-Segments that are sealed never change, so a second name in another folder is a copy of them. Which
+Segments that are sealed never change, so a second name in another folder is a copy of them. Where a
+file system has no links, the files themselves stay for a while, and are copied from where they are.
+Which
 moment the copies of all shards show has to be the same for everything that one shard promises
 another: fan-outs and notices wait from `hold` until `release`, on every shard, and the links are
 made in between (a consistent cut: Chandy, Lamport, "Distributed Snapshots", 1985; with channels
@@ -10,10 +12,11 @@ that are made empty instead of recorded).
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from os import link
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,12 @@ from ..flow.family import (
     SpawnDecide,
     SpawnEnd,
 )
-from ..flow.limits import BACKUP_HOLD_SECONDS
+from ..flow.limits import BACKUP_HOLD_SECONDS, BACKUP_KEEP_SECONDS
 from ..flow.queries import Backup
 from ..flow.replies import Data, Reply, reject
 from .messages import Arrival
+
+logger = logging.getLogger("shardflow.shard")
 
 CROSSING = frozenset(
     (SpawnBegin, Prepare, SpawnDecide, Commit, Abort, SpawnEnd, AskOutcome, Deliver, Collect)
@@ -50,13 +55,22 @@ class Staging:
         self._holder = ""
         self._until_s = 0.0
         self._held: list[Arrival] = []
-        for left in [] if folder is None else folder.glob(f"{_PREFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self._callers: dict[str, Any] = {}
+        """Who has the files of a backup, by its name."""
+        self._kept_until_s: dict[str, float] = {}
+        """The backups whose files could not be linked."""
+        self._clean_up()
 
     @property
     def is_holding(self) -> bool:
         """Whether requests are held back now."""
         return bool(self._holder)
+
+    def keeps_files(self) -> bool:
+        """Whether a backup copies the shard's own files now, so that they have to stay."""
+        if not self._kept_until_s:
+            return False
+        return self._now_s() < max(self._kept_until_s.values())
 
     def wait_ms(self) -> int:
         """Return the time until requests go on by themselves."""
@@ -70,8 +84,10 @@ class Staging:
         return rest
 
     def forget(self, caller: Any) -> None:
-        """Drop what a caller that has gone was kept waiting with."""
+        """Drop what a caller that has gone was kept waiting with, and what it was copying."""
         self._held = [arrival for arrival in self._held if arrival.caller is not caller]
+        for name in [name for name, copies in self._callers.items() if copies is caller]:
+            self._discard(name)
 
     def take(self) -> list[Arrival]:
         """Return what was held back, once that is over."""
@@ -86,7 +102,9 @@ class Staging:
         self._holder = ""
         return self.take()
 
-    def answer(self, request: Backup, seal: Callable[[], list[str] | None]) -> Reply:
+    def answer(
+        self, request: Backup, seal: Callable[[], list[str] | None], caller: Any = None
+    ) -> Reply:
         """Do one step. `seal`: closes the files that are written, and names all that are closed."""
         is_holder = self._holder == request.name
         is_unbroken = is_holder and self._now_s() < self._until_s
@@ -95,6 +113,7 @@ class Staging:
                 return Data(False)
             self._holder = request.name
             self._until_s = self._now_s() + BACKUP_HOLD_SECONDS
+            self._clean_up()
             return Data(True)
         if request.step == "release":
             self._holder = "" if is_holder else self._holder
@@ -103,18 +122,35 @@ class Staging:
             return reject("invalid_argument", "a store in memory has no files to copy")
         if request.step == "link":
             files = seal() if is_unbroken else None
+            self._callers[request.name] = caller
             return Data(files and self._link(self._folder, request.name, files))
-        shutil.rmtree(staged(self._folder, request.name), ignore_errors=True)
+        self._discard(request.name)
         return Data(True)
 
-    @staticmethod
-    def _link(folder: Path, name: str, files: list[str]) -> list[str]:
+    def _link(self, folder: Path, name: str, files: list[str]) -> list[str]:
         place = staged(folder, name)
-        place.mkdir(mode=0o700, exist_ok=True)
-        for file in files:
-            with contextlib.suppress(FileExistsError):
-                os.link(folder / file, place / file)
+        try:
+            place.mkdir(mode=0o700, exist_ok=True)
+            for file in files:
+                with contextlib.suppress(FileExistsError):
+                    link(folder / file, place / file)
+        except OSError as error:
+            logger.warning(
+                "%s cannot be linked for a backup (%s): no merges meanwhile", folder, error
+            )
+            self._kept_until_s[name] = self._now_s() + BACKUP_KEEP_SECONDS
         return files
+
+    def _discard(self, name: str) -> None:
+        self._callers.pop(name, None)
+        self._kept_until_s.pop(name, None)
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Remove what nobody copies any more; what cannot be removed now, the next time."""
+        for left in [] if self._folder is None else self._folder.glob(f"{_PREFIX}*"):
+            if left.name.removeprefix(_PREFIX) not in self._callers:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def staged(folder: Path, name: str) -> Path:

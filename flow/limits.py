@@ -81,6 +81,8 @@ FRAME_BYTES_SOFT_MAX: Final = 64 * MIB
 BACKUP_HOLD_SECONDS: Final = 1.0
 """How long a backup may hold back what crosses shards; normally it is milliseconds."""
 BACKUP_TRIES_MAX: Final = 3
+BACKUP_KEEP_SECONDS: Final = 3_600.0
+"""How long a shard that cannot link its files keeps them from merges, for a backup to copy them."""
 MERGE_DEAD_RATIO: Final = 0.5
 """A file of which so much is dead is merged; so a log is at most about twice what it holds."""
 MERGE_FILES_MIN: Final = 8
@@ -184,6 +186,10 @@ DISK_FLOOR_BYTES: Final = 32 * MIB
 """Free space below which a shard takes no creations: the rest is for what ends flows."""
 DISK_RESERVE_BYTES: Final = 16 * MIB
 """What each shard keeps beside its log, and gives back once it takes no creations."""
+DISK_JOB_RATIO: Final = 0.5
+"""What makes room may use so much of what is left on a disk that is full..."""
+DISK_JOB_BYTES: Final = MIB
+"""...less this; it is tried again when what is left has changed by so much."""
 DISK_CHECK_SECONDS: Final = 1.0
 """How often a shard at work looks at its disk."""
 DISK_RETRY_MS: Final = 1_000

@@ -49,6 +49,13 @@ class Choice:
                 return run
         return self._blockers(spans)
 
+    def least(self, begin: int) -> list[Span]:
+        """Return the file of those whose merge writes the least, if one is half dead."""
+        spans = [span for span in self._look() if not begin or span.part.last < begin]
+        dying = (span for span in spans if self._ratio(span) >= MERGE_DEAD_RATIO)
+        found = min(dying, key=self._live_bytes, default=None)
+        return [] if found is None else [found]
+
     def dead_bytes(self) -> int:
         """Return how much of these files nobody needs."""
         return sum(map(self._dead_bytes, self._look()))

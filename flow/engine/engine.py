@@ -35,7 +35,7 @@ from ..settings import Settings
 from .hydrate import Hydrator
 from .projections import Projections
 from .restore import restore
-from .room import DELIVERED_BYTES_MAX, fits, no_room
+from .room import fits, no_room
 from .stats import check_invariants, compare
 from .upkeep import Upkeep
 from .writer import Writer
@@ -125,6 +125,7 @@ class Engine:
         if not self._writer.is_empty:
             self._note_delivered(self._writer)
             self._writer.commit(sync=self._sync or self._must_sync)
+            self._delivered.clear()
             self._must_sync = False
         elif self._sync:
             self.log.sync()
@@ -253,19 +254,20 @@ class Engine:
     def _note_delivered(self, writer: Writer) -> None:
         for dest, number in self._delivered.items():
             writer.add_fact(Delivered(dest, number))
-        self._delivered.clear()
 
     def _settle(self) -> bool:
         """Log what memory alone has: whoever copies one or the other finds both of one mind.
 
-        Return whether they are: on a full disk it has to wait.
+        False: the disk has no room for it. Then no merge may leave out what memory takes for dead:
+        numbers of posts would be given again, and be passed over where they are known.
         """
         if self._delivered:
             writer = Writer(self.log, self.values)
-            if not self.log.has_room(writer.size + DELIVERED_BYTES_MAX):
-                return False
             self._note_delivered(writer)
+            if not self.log.has_room(writer.size):
+                return False
             writer.commit(sync=self._sync)
+            self._delivered.clear()
         return True
 
     def collect(self, query: family.Collect, now_ms: int) -> family.Outbound | None:
@@ -293,10 +295,10 @@ class Engine:
         """
         return self.log.seal()
 
-    def close(self) -> None:
-        """Sync and close the log, and give the directory back."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Sync and close the log, and give the directory back. `at_once`: without a checkpoint."""
         self._settle()
-        self.upkeep.close()
+        (self.upkeep.abandon if at_once else self.upkeep.close)()
         self.log.close()
         if self.cold is not None:
             self.cold.close()

@@ -2,9 +2,9 @@
 
 Checkpoints, merges and their hints, scrubbing, projecting. At most one job at a time, but that a
 merge and the projector take turns: a checkpoint is of a log whose entries stay where they are, and
-of flows that do not become cold before they are written down. And once
-there is one, a merge leaves alone what comes after the frame that it begins with. So the tail that
-is read on top of it has every frame of its own, in the order in which they were written.
+of flows that do not become cold before they are written down. And once there is one, a merge leaves
+alone what comes after the frame that it begins with. So the tail that is read on top of it has
+every frame of its own, in the order in which they were written.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..cold.verify import verify
+from ..errors import OUT_OF_SPACE
 from ..host import Files
 from ..limits import (
     CHECKPOINT_CLOSE_BYTES,
@@ -26,6 +27,7 @@ from ..limits import (
 )
 from ..log.log import Log
 from ..log.parts import Span
+from ..log.space import REFUSALS
 from .checkpoint import Checkpoint
 from .choice import Choice, ratio
 from .hints import Hint
@@ -60,12 +62,15 @@ class Upkeep:
         self._is_turn_of_job = False
         self._job: Merge | Hint | Checkpoint | None = None
         self._scrub = Scrub(log, restored.unread)
-        self._looked_at: tuple[int, int] = (-1, -1)
+        self._looked_at: tuple[object, ...] = ()
+        self._merge_bytes = 0
+        """What the merge under way was expected to write."""
         last = restored.checkpoint
         self._begin = 0 if last is None else last.start.segment
         """The first segment that the last checkpoint does not have whole; 0 if there is none."""
         self._size = 0 if last is None else last.size
         """The size of the last checkpoint."""
+        self._flows = 0 if last is None else last.end.flows
         self._tail_bytes = self._bytes_since(0 if last is None else last.start.offset)
         self._is_wanted = False
         self._next_bytes = 0
@@ -91,7 +96,7 @@ class Upkeep:
     @property
     def haste(self) -> float:
         """How urgent it is, from 0 to 1."""
-        return 0.0 if self._projector is None else self._projector.haste
+        return self._projector.haste if self._projector and self._is_projecting else 0.0
 
     def has_caught_up(self) -> bool:
         """Whether many flows have left memory since this was asked last."""
@@ -116,8 +121,9 @@ class Upkeep:
 
     @property
     def _is_projecting(self) -> bool:
-        projector = self._projector
-        return projector is not None and not projector.is_done and not self._log.space.is_full
+        # What a full disk has left is for what ends flows; those in memory can wait.
+        projector = None if self._log.space.is_full else self._projector
+        return projector is not None and not projector.is_done
 
     @property
     def tail_bytes(self) -> int:
@@ -125,19 +131,20 @@ class Upkeep:
         return self._tail_bytes + self._log.bytes_written
 
     @property
-    def _seen(self) -> tuple[int, int]:
+    def _seen(self) -> tuple[object, ...]:
         """What has to change before there can be something to do again."""
-        return self._log.next_number, self._values.dead.counted
+        return self._log.next_number, self._values.dead.counted, self._log.space.level
 
     @property
     def _is_due(self) -> bool:
         """Whether it is time for a checkpoint, by the growth of the log."""
         grown = self.tail_bytes
-        return self._is_wanted or (
+        has_grown = (
             grown >= CHECKPOINT_LOG_BYTES
             and grown >= CHECKPOINT_GROWTH_RATIO * self._size
             and self._log.bytes_written >= self._next_bytes
         )
+        return not self._log.space.is_full and (self._is_wanted or has_grown)
 
     def step(self) -> bool:
         """Do a slice of what is to be done; return whether there was anything.
@@ -166,10 +173,7 @@ class Upkeep:
             return self._state.settings.upkeep and self._verify_on()
         job = self._job
         if isinstance(job, Merge):
-            if not self._settle():
-                return False
-            self._step_merge(job)
-            return not job.is_waiting
+            return self._merge_on(job)
         self._step_shortcut(job)
         return not (isinstance(job, Checkpoint) and job.is_waiting)
 
@@ -201,7 +205,8 @@ class Upkeep:
             else:
                 continue
             self.step()
-        self._job = self._begin_checkpoint()
+        # It takes the place of the last one.
+        self._job = self._begin_checkpoint(makes_room=True)
         while isinstance(self._job, Checkpoint):
             self._job.wait()
             self._step_shortcut(self._job)
@@ -210,11 +215,8 @@ class Upkeep:
         """End in order: with a checkpoint, if the next start is spared much by it."""
         if isinstance(self._job, Merge) and not self._end_merge(self._job):
             return
-        size = self._size or len(self._state.table) * CHECKPOINT_FLOW_BYTES
-        if (
-            self.tail_bytes >= CHECKPOINT_CLOSE_BYTES
-            and self.tail_bytes * CHECKPOINT_CLOSE_RATIO >= size
-        ):
+        tail = self.tail_bytes
+        if tail >= CHECKPOINT_CLOSE_BYTES and tail * CHECKPOINT_CLOSE_RATIO >= self._expected_size:
             self.checkpoint()
         self.abandon()
 
@@ -228,9 +230,8 @@ class Upkeep:
             self._give_up()
             return True
         for _ in range(MERGE_CLOSE_SLICES):
-            if job is not self._job or job.is_waiting:
+            if job is not self._job or not self._merge_on(job):
                 break
-            self._step_merge(job)
         if job is not self._job:
             return True
         self._give_up()
@@ -247,80 +248,88 @@ class Upkeep:
         self._job = None
 
     def _choose_job(self) -> Merge | Hint | Checkpoint | None:
-        if self._is_due:
-            return self._begin_checkpoint()
+        if self._is_due and (checkpoint := self._begin_checkpoint()) is not None:
+            return checkpoint
         if self._looked_at == self._seen:
             return None
         if self._may_seal:
-            self._log.rotate()
-        self._looked_at = self._seen
-        sources = self._choice.sources(self._begin)
-        if sources and self._log.space.has_room(self._choice.live_bytes(sources)):
-            if self._settle():
-                return Merge(self._log, self._state, self._values, sources, self._cold)
-            self._looked_at = (-1, -1)
-            return None
-        if self._must_free():
-            return self._begin_checkpoint()
-        return None
+            self._log.rotate(makes_room=True)
+        if self._log.tidy():
+            sources = self._choose()
+            if sources:
+                return self._begin_merge(sources)
+        return self._begin_checkpoint(makes_room=True) if self._must_free() else None
 
     # ---- checkpoints ----
 
-    def _begin_checkpoint(self) -> Checkpoint | None:
+    def _begin_checkpoint(self, *, makes_room: bool = False) -> Checkpoint | None:
         self._is_wanted = False
-        if not self._settle() or not self._log.mark():
-            self._do_without()
+        has_room = self._log.space.has_room(self._expected_size, makes_room=makes_room)
+        if not has_room or not self._settle() or not self._log.mark():
+            self._put_off()
             return None
         try:
             return Checkpoint(self._files, self._log, self._state, self._values, self._cold)
-        except OSError:
-            self._do_without()
+        except OSError as error:
+            self._do_without(error)
             return None
 
     def _step_shortcut(self, job: Checkpoint | Hint) -> None:
         try:
             job.step()
-        except OSError:
+        except OSError as error:
             self._give_up()
-            self._do_without()
+            self._do_without(error)
             return
         if not job.is_done:
             return
         self._job = None
         if isinstance(job, Checkpoint):
             self.checkpoints += 1
-            self._looked_at = (-1, -1)
+            self._looked_at = ()
             self._begin = job.segment
             self._size = job.size
+            self._flows = len(self._state.table)
             self._tail_bytes = -job.written_before
 
-    def _do_without(self) -> None:
+    def _do_without(self, error: OSError) -> None:
         """Go on without it, and for a while without another one: the disk may be full."""
         if self._log.is_broken:
-            raise
+            raise error
+        if error.errno in OUT_OF_SPACE:
+            self._log.space.give_up(self._expected_size)
+        self._put_off()
+
+    def _put_off(self) -> None:
         self._next_bytes = self._log.bytes_written + CHECKPOINT_LOG_BYTES
 
     def _begin_hint(self, merged: Span) -> Hint | None:
         try:
             return Hint(self._files, self._log, self._state, self._values, merged)
-        except OSError:
-            self._do_without()
+        except OSError as error:
+            self._do_without(error)
             return None
 
     def _must_free(self) -> bool:
-        """Whether much is dead in files that no merge may touch before the next checkpoint, or
-        there are many of these.
-        """
-        if not self._begin or self._log.bytes_written < self._next_bytes:
+        """Whether files that no merge may touch before the next checkpoint are many, or dead."""
+        is_full = self._log.space.is_full
+        if not self._begin or (self._log.bytes_written < self._next_bytes and not is_full):
             return False
         end, _ = self._log.position
         if self._choice.are_many_between(self._begin, end):
             return True
         dead = self._choice.dead_bytes_between(self._begin, end)
         told = self.statistics()
-        is_half_dead = told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
-        is_much = dead >= CHECKPOINT_LOG_BYTES or (is_half_dead and dead >= SEAL_BYTES_MIN)
-        return is_much and dead >= CHECKPOINT_DEAD_RATIO * self._size
+        is_tight = is_full or told["dead_bytes"] >= told["log_bytes"] * MERGE_DEAD_RATIO
+        is_much = dead >= CHECKPOINT_LOG_BYTES or (is_tight and dead >= SEAL_BYTES_MIN)
+        size = self._expected_size if is_full else self._size
+        return is_much and dead >= CHECKPOINT_DEAD_RATIO * size
+
+    @property
+    def _expected_size(self) -> int:
+        """About how large the next checkpoint will be."""
+        flows = len(self._state.table)
+        return max(flows * CHECKPOINT_FLOW_BYTES, self._size * flows // max(1, flows, self._flows))
 
     def _bytes_since(self, offset: int) -> int:
         """Return the size of the log from an offset of the segment that is to be read first on."""
@@ -329,19 +338,43 @@ class Upkeep:
 
     # ---- merges ----
 
-    def _step_merge(self, job: Merge) -> None:
+    def _begin_merge(self, sources: list[Span]) -> Merge | None:
+        if not self._settle():
+            self._looked_at = ()
+            return None
+        try:
+            return Merge(self._log, self._state, self._values, sources, self._cold)
+        except OSError as error:
+            self._refused(error)
+            return None
+
+    def _refused(self, error: OSError) -> None:
+        """Do without a merge that the disk has refused, until something changes."""
+        self._log.space.refused(error)
+        self._log.space.give_up(self._merge_bytes)
+        self._looked_at = self._seen
+
+    def _merge_on(self, job: Merge) -> bool:
+        """Do a slice of a merge; False: it has to wait, or was given up."""
+        if not self._settle():
+            # What it leaves out is dead in memory only.
+            if job.discard():
+                self._job = None
+                self._looked_at = self._seen
+            return False
         try:
             job.step()
         except OSError as error:
-            self._log.space.refused(error)
-            if not job.discard():
+            if error.errno not in REFUSALS or self._log.is_broken or not job.discard():
                 raise
             self._job = None
-            return
+            self._refused(error)
+            return True
         if job.is_done:
             self.merges += 1
             self.bytes_copied += job.bytes_copied
-            self._job = self._begin_hint(job.span)
+            self._job = None if self._log.space.is_full else self._begin_hint(job.span)
+        return not job.is_waiting
 
     def statistics(self) -> dict[str, int]:
         """Return what the log takes, and what was done about it."""
@@ -354,3 +387,14 @@ class Upkeep:
             "merged_bytes": self.bytes_copied,
             "checkpoints": self.checkpoints,
         }
+
+    def _choose(self) -> list[Span]:
+        """Return files to merge that there is room for; on a full disk, what takes least."""
+        self._looked_at = self._seen
+        sources = self._choice.sources(self._begin)
+        self._merge_bytes = self._choice.live_bytes(sources)
+        if not sources or self._log.space.has_room(self._merge_bytes):
+            return sources
+        sources = self._choice.least(self._begin)
+        self._merge_bytes = self._choice.live_bytes(sources)
+        return sources if self._log.space.has_room(self._merge_bytes, makes_room=True) else []

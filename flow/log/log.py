@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import errno
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import DELETED, CorruptLog
 from ..host import File, Files
@@ -12,10 +13,14 @@ from .frame import HEADER_BYTES, seal
 from .parts import Part, Span, segment_name
 from .position import OFFSET_MAX, Position
 from .shortcut import remove_shortcuts
-from .space import Space
+from .space import REFUSALS, Space
 from .start import Recovery
 
 _ROOM = bytes(HEADER_BYTES)
+
+
+def _never() -> bool:
+    return False
 
 
 class Log:
@@ -41,6 +46,12 @@ class Log:
         self.last_frame = (self._segment, self._offset)
         """Segment and offset of the newest frame."""
         self._reserved = 0
+        self.keeps_files: Callable[[], bool] = _never
+        """Whether somebody else reads the files that are written no more: none is removed then."""
+        self._obsolete: list[str] = []
+        """Files that are to be removed, in this order, before anything is merged again."""
+        self._gone = 0
+        """How many of them are removed."""
         self.epoch = recovered.epoch + 1
         self.bytes_written = 0
         self.frames_written = 0
@@ -164,16 +175,21 @@ class Log:
 
     def read_bytes(self, number: int, offset: int, size: int) -> bytes:
         """Return so many bytes of a file."""
-        data = self._handle(number).pread(size, offset)
-        if len(data) != size:
-            raise self.corrupt(Position(number, offset, size), "the file ends too early")
-        return data
+        return self._read(Position(number, offset, size), "the file ends too early")
 
     def read(self, position: Position) -> bytes:
         """Return the bytes of one entry."""
-        data = self._handle(position.segment).pread(position.length, position.offset)
+        return self._read(position, "the segment ends inside an entry")
+
+    def _read(self, position: Position, if_short: str) -> bytes:
+        try:
+            data = self._handle(position.segment).pread(position.length, position.offset)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise self.corrupt(position, f"it cannot be read ({error.strerror})") from error
         if len(data) != position.length:
-            raise self.corrupt(position, "the segment ends inside an entry")
+            raise self.corrupt(position, if_short)
         return data
 
     def corrupt(self, position: Position, why: str) -> CorruptLog:
@@ -234,13 +250,13 @@ class Log:
         else:
             self._has_begun = False
 
-    def rotate(self) -> bool:
+    def rotate(self, *, makes_room: bool = False) -> bool:
         """Seal the current segment and start the next; return whether that was possible.
 
         Everything sealed is on disk. A full disk may have no room for a further file: then this
-        segment grows on.
+        segment grows on. `makes_room`: it is sealed in order to be merged.
         """
-        if self.space.is_full:
+        if self.space.is_full and not (makes_room and self.space.has_room(0, makes_room=True)):
             return False
         self.sync()
         self._broken = True
@@ -305,11 +321,48 @@ class Log:
 
     def create(self, part: Part) -> File:
         """Make a merged file, empty, for whoever fills it."""
+        # Beside what is to go, another merged file might be taken for the older one.
+        while self._obsolete:
+            self._remove_next()
         return self._files.open(part.name, create=True)
 
     def discard(self, part: Part) -> None:
         """Remove a merged file that got no place in the log."""
-        self._files.remove(part.name)
+        self._obsolete, self._gone = [part.name], 0
+        self.tidy()
+
+    def tidy(self) -> bool:
+        """Remove files that count no more; False: none, or not all, can be removed now.
+
+        Until they are, nothing is merged: after a crash, recovery may take what is left of the
+        sources, and throw the merged file away.
+        """
+        while self._obsolete:
+            if not self._tidy_once():
+                return False
+        return not self.keeps_files()
+
+    def _tidy_once(self) -> bool:
+        if self.keeps_files():
+            return False
+        try:
+            self._remove_next()
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            return False
+        return True
+
+    def _remove_next(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.remove(self._obsolete[self._gone])
+        if self._gone in (0, len(self._obsolete) - 1):
+            # While the first is there, recovery takes the sources and not the merged file.
+            self._files.sync_directory()
+        self._gone += 1
+        if self._gone == len(self._obsolete):
+            self._obsolete.clear()
+            self._gone = 0
 
     def add_part(self, span: Span) -> None:
         """Take in a merged file that is whole; it is on disk when this returns."""
@@ -319,20 +372,17 @@ class Log:
     def remove_parts(self, parts: Sequence[Part]) -> Iterator[bool]:
         """Remove files that a merged one covers, and that nothing names any more, one at a time.
 
-        Once the first is gone the merged file counts, and recovery would remove the others.
+        Once the first is gone the merged file counts, and recovery would remove the others. What
+        cannot be removed now is left to `tidy`.
         """
         for part in parts:
             del self.spans[part.number]
-        for place, part in enumerate(parts):
             handle = self._handles.pop(part.number, None)
             if handle is not None:
                 handle.close()
-            self._files.remove(part.name)
-            if place == 0:
-                # While the first is there, recovery takes the sources and not the merged file.
-                self._files.sync_directory()
+            self._obsolete.append(part.name)
+        while self._obsolete and self._tidy_once():
             yield True
-        self._files.sync_directory()
 
     def _name(self, number: int) -> str:
         span = self.spans.get(number)

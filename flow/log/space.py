@@ -8,7 +8,9 @@ a file of allocated, unused space, which is given back when they are.
     tight     a frame might not fit: each command's changes get their space before they are made
     full      too little is left, or a file could not grow: tight, and nothing is created
 
-`look` finds out what is the case, and takes creations again once the reserve is whole.
+`look` finds out what is the case, and takes creations again once the reserve is whole. What makes
+room by itself, a merge above all, may go on with a part of what is left: else a disk that the log
+has filled would stay full, though all of the log were dead.
 """
 
 from __future__ import annotations
@@ -16,8 +18,15 @@ from __future__ import annotations
 import errno
 
 from ..errors import OUT_OF_SPACE
-from ..host import File, Files
-from ..limits import DISK_FLOOR_BYTES, DISK_RESERVE_BYTES, FRAME_BYTES_MAX, INTEGER_MAX
+from ..host import File, Files, Room
+from ..limits import (
+    DISK_FLOOR_BYTES,
+    DISK_JOB_BYTES,
+    DISK_JOB_RATIO,
+    DISK_RESERVE_BYTES,
+    FRAME_BYTES_MAX,
+    INTEGER_MAX,
+)
 
 RESERVE_NAME = "reserve"
 REFUSALS = OUT_OF_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -39,6 +48,8 @@ class Space:
         """Why it is full, as an error number."""
         self._refused_bytes = INTEGER_MAX
         """What has failed is not tried again until the next look: it may take long to fail."""
+        self._given_up: tuple[int, int] | None = None
+        """The size of a job that found no room although it should, and what was free then."""
         self._may_hold = RESERVE_NAME in files.names()
         """Whether the reserve may take up space, be it whole or not."""
         self._has_reserve = self._may_hold and self._is_whole()
@@ -64,12 +75,43 @@ class Space:
             self.is_full = False
         self._judge()
 
-    def has_room(self, size: int) -> bool:
-        """Whether a job that may as well wait can write this much, with a margin; measures."""
+    @property
+    def level(self) -> tuple[bool, int]:
+        """What has to change before a job that found no room may find some, as of the last look."""
+        return self.is_full, -1 if self.free_bytes is None else self.free_bytes // DISK_JOB_BYTES
+
+    def has_room(self, size: int, *, makes_room: bool = False) -> bool:
+        """Whether a job that may as well wait can write this much, with a margin; measures.
+
+        `makes_room`: afterwards more is free than before. So it may use some of what is kept.
+        """
         room = self._files.room()
-        if self.is_full or room is None:
+        if room is None:
             return not self.is_full
-        return not room.is_read_only and room.free_bytes - size >= DISK_FLOOR_BYTES
+        free_bytes = room.free_bytes
+        if room.is_read_only or self._is_in_vain(size, room):
+            return False
+        if not self.is_full and free_bytes - size >= DISK_FLOOR_BYTES:
+            return True
+        if self.is_full and free_bytes >= DISK_FLOOR_BYTES + DISK_RESERVE_BYTES:
+            # A quota is used up: it has what the reserve has given back, for all that is known.
+            free_bytes = DISK_RESERVE_BYTES
+        return makes_room and size + DISK_JOB_BYTES <= free_bytes * DISK_JOB_RATIO
+
+    def give_up(self, size: int) -> None:
+        """Take it that no job of this size finds room, until another amount is free than now."""
+        room = self._files.room()
+        self._given_up = None if room is None else (size, self._left_in(room))
+
+    def _is_in_vain(self, size: int, room: Room) -> bool:
+        if self._given_up is None:
+            return False
+        failed, left = self._given_up
+        return size >= failed and abs(self._left_in(room) - left) < DISK_JOB_BYTES
+
+    def _left_in(self, room: Room) -> int:
+        """Return what is free, or would be without the reserve, which comes and goes."""
+        return room.free_bytes + (DISK_RESERVE_BYTES if self._has_reserve else 0)
 
     def fill(self, cause: int) -> None:
         """Let no creations in, and give the reserve back."""
@@ -102,6 +144,9 @@ class Space:
             return False
         if self.free_bytes is not None:
             self.free_bytes = max(0, self.free_bytes - max(0, more))
+            if self.free_bytes < DISK_FLOOR_BYTES and not self.is_full:
+                # Until the next look a fast writer would have used up the rest as well.
+                self.fill(errno.ENOSPC)
             self._judge()
         return True
 

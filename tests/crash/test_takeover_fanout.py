@@ -6,15 +6,13 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import shardflow as sf
 from shardflow.flow.keys import shard_of
-from support.clients import Clients, clients_at
+from support.clients import Clients
 from support.processes import eventually
 
 SHARDS = 2
@@ -22,13 +20,6 @@ ROUNDS = 8
 KEYS = [next(k for k in map(str, range(99)) if shard_of(k, "", SHARDS) == n) for n in range(SHARDS)]
 """A partition key of each shard."""
 TARGETS: dict[str, Any] = {"success": "won", "failure": "lost"}
-
-
-@pytest.fixture
-def clients(tmp_path: Path) -> Iterator[Clients]:
-    with clients_at(tmp_path / "data", tmp_path / "stderr") as clients:
-        yield clients
-    assert "Traceback" not in clients.said, clients.said
 
 
 class Parents(threading.Thread):

@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from shardflow.actors.link import ProcessLink
 from shardflow.actors.wire import HELLO, PROTOCOL, Hello, pack_body, pack_frame
 from shardflow.flow.keys import shard_of
 from shardflow.testing import ManualClock
-from support.clients import Clients, clients_at
+from support.clients import Clients
 from support.processes import eventually, running
 
 NOBODY = 65_534
@@ -39,18 +38,6 @@ def state_of(store: sf.Store, flow_id: str, key: str) -> str | None:
     """Return a flow's state."""
     record = store.flow_get(flow_id, partition_key=key)
     return None if record is None else record.state
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def clients(path: Path, tmp_path: Path) -> Iterator[Clients]:
-    with clients_at(path, tmp_path / "stderr") as clients:
-        yield clients
-    assert "Traceback" not in clients.said, clients.said
 
 
 # Who hosts, who attaches.

@@ -11,8 +11,6 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import shardflow as sf
 from support.processes import Program, eventually, is_running, running
 
@@ -35,11 +33,6 @@ def own_sockets():
             pass
     return found
 """
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def owner_of(path: Path) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import pytest
 
 import shardflow as sf
 from shardflow.actors import backup as backups
-from shardflow.actors import staging
+from shardflow.actors import staging, supervisor
 from shardflow.flow.keys import shard_of
 from shardflow.flow.queries import Backup
 from shardflow.sdk.requests.ask import Ask, read_data
 from shardflow.testing import memory_store
-from support.clients import Clients, clients_at
+from support import processes
+from support.clients import Clients
 from support.hosts import Host, open_attached
 from support.processes import eventually
 
@@ -32,12 +33,6 @@ def open_kind(kind: str, path: Path, host: Host) -> sf.Store:
     if kind == "attached":
         return open_attached(host, path, {"shards": SHARDS})
     return sf.open(path, shards=SHARDS, in_process=kind == "in-process")
-
-
-@pytest.fixture
-def clients(tmp_path: Path) -> Iterator[Clients]:
-    with clients_at(tmp_path / "data", tmp_path / "stderr") as clients:
-        yield clients
 
 
 @pytest.fixture(params=KINDS)
@@ -140,17 +135,118 @@ def test_where_no_link_leads_files_are_copied(
         assert contents(copy) == before
 
 
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("in_process", [True, False], ids=["in-process", "processes"])
+def test_a_shard_that_cannot_link_keeps_its_files_until_they_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: bool, error: int
+) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(backups, "link", refuse)
+    monkeypatch.setattr(staging, "link", refuse)
+    spoil = (
+        f"import os\ndef refuse(*_):\n    raise OSError({error}, 'no links here')\n"
+        "os.link = refuse\nmain()"
+    )
+    boot = supervisor._BOOT.replace("; main()", "\n" + spoil)
+    monkeypatch.setattr(supervisor, "_BOOT", boot)
+    with sf.open(tmp_path / "data", shards=SHARDS, in_process=in_process) as store:
+        fill(store, 20)
+        before = contents(store)
+        for number in range(2):
+            assert store.backup(tmp_path / f"copy{number}").files == SHARDS * (number + 1)
+        assert [told["epoch"] for told in store.stats()] == [1] * SHARDS, "no shard has died of it"
+        assert contents(store) == before
+    assert not list((tmp_path / "data").rglob("backup-*"))
+    with sf.open(tmp_path / "copy1", in_process=True) as copy:
+        assert contents(copy) == before
+
+
+def test_files_that_go_away_while_they_are_copied_are_no_backup(
+    store: sf.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 20)
+
+    def lose(source: Path, target: Path) -> None:
+        for folder in (tmp_path / "data").rglob("backup-*"):
+            shutil.rmtree(folder)
+        source.unlink(missing_ok=True)
+        (tmp_path / "data" / "shard-0" / source.name).unlink()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backups, "link", lose)
+        with pytest.raises(sf.Overloaded, match="try again") as caught:
+            store.backup(tmp_path / "copy")
+    assert caught.value.reason == "backup"
+    assert not (tmp_path / "copy").exists()
+
+
+def test_what_dead_backups_have_left_beside_the_target_is_removed(
+    store: sf.Store, tmp_path: Path
+) -> None:
+    fill(store, 10)
+    dead, running = tmp_path / "copy.part-0123abcd", tmp_path / "copy.part-4567abcd"
+    others = [tmp_path / "copy.part-x", tmp_path / "copy2.part-0123abcd", tmp_path / "part"]
+    for folder in (dead, running, *others):
+        (folder / "shard-0").mkdir(parents=True)
+    (tmp_path / "copy.part-89abcdef").symlink_to(others[0])
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom shardflow.actors.backup import _claim\n"
+        "_claim(Path(sys.argv[1]))\nprint('claimed', flush=True)\ninput()\n"
+    )
+    with processes.running("-c", program, running, stderr=tmp_path / "stderr") as other:
+        other.wait_for_line("claimed")
+        store.backup(tmp_path / "copy")
+    assert not dead.exists()
+    assert all((folder / "shard-0").is_dir() for folder in (running, *others))
+    store.backup(tmp_path / "further")
+    shutil.rmtree(tmp_path / "copy")
+    store.backup(tmp_path / "copy")
+    assert not running.exists()
+
+
+def test_a_backup_whose_caller_dies_keeps_nothing(tmp_path: Path, clients: Clients) -> None:
+    host, caller = clients.open(shards=SHARDS), clients.open()
+    assert caller.role == "attached"
+    for what in ("hold", "link", "release"):
+        assert None not in caller.call("backup_step", what, NAME)
+    assert len(list((tmp_path / "data").rglob("backup-*"))) == SHARDS
+    caller.kill()
+    eventually(
+        lambda: not list((tmp_path / "data").rglob("backup-*")), "what was linked is kept for ever"
+    )
+    assert [told["epoch"] for told in host.call("stats")] == [1] * SHARDS
+
+
 def test_a_directory_that_cannot_be_used_is_refused(store: sf.Store, tmp_path: Path) -> None:
     fill(store, 10)
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thing").touch()
-    for target in ("file", "full", "data", "data/inside", "file/below"):
+    # Something may be mounted there, or a link lead elsewhere.
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    for target in ("file", "full", "data", "empty", "link", "nowhere"):
+        with pytest.raises(sf.StoreConfigError, match="is there already"):
+            store.backup(tmp_path / target)
+    for target in ("data/inside", "file/below"):
         with pytest.raises(sf.StoreConfigError):
             store.backup(tmp_path / target)
-    (tmp_path / "empty").mkdir()
-    assert store.backup(tmp_path / "empty").files == SHARDS
+    files = [told["files"] for told in store.stats()]
+    assert files == [1] * SHARDS, "it is refused before anything is done"
     assert sorted(entry.name for entry in tmp_path.iterdir() if "part" in entry.name) == []
+
+
+def test_directories_that_are_made_for_a_copy_are_on_disk(
+    store: sf.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(backups, "sync_directory", synced.append)
+    store.backup(tmp_path / "a" / "b" / "copy")
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)
 
 
 def test_a_store_in_memory_has_no_files() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import shardflow as sf
 from shardflow.actors.budget import present_bytes
 from shardflow.flow.keys import shard_of
 from shardflow.flow.limits import LINK_CREATIONS_MAX, RSS_SHARE_DEFAULT
-from support.clients import Clients, clients_at
+from support.clients import Clients
 from support.processes import eventually, paused, shard_of_pid
 
 SHARDS = 2
@@ -32,12 +31,6 @@ def path(tmp_path: Path) -> Path:
         for key in KEYS:
             store.flow_create_many([{"id": verb} for verb in VERBS], type="t", partition_key=key)
     return path
-
-
-@pytest.fixture
-def clients(path: Path, tmp_path: Path) -> Iterator[Clients]:
-    with clients_at(path, tmp_path / "stderr") as clients:
-        yield clients
 
 
 def share_told(path: Path) -> int:

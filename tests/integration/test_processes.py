@@ -46,11 +46,6 @@ print("shards", *[told["pid"] for told in store.processes()], flush=True)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def errors(tmp_path: Path) -> Path:
     return tmp_path / "stderr"
 

@@ -24,11 +24,6 @@ SOON_S = 5.0
 FAR_MS = 20_000_000
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
 # An answer is never taken from the frame of another command.
 
 

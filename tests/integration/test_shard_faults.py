@@ -39,11 +39,6 @@ KEYS = [key_on(shard) for shard in range(SHARDS)]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def store(path: Path) -> Iterator[sf.Store]:
     with sf.open(path, shards=SHARDS) as store:
         for number in range(5):

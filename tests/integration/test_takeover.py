@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import shardflow as sf
 from shardflow.flow.keys import shard_of
 from shardflow.testing import ManualClock
-from support.clients import Client, Clients, clients_at
+from support.clients import Client, Clients
 from support.processes import eventually, is_running, paused, running
 
 SHARDS = 2
@@ -23,18 +23,6 @@ KEYS = [next(k for k in map(str, range(99)) if shard_of(k, "", SHARDS) == n) for
 """A partition key of each shard."""
 SOON_S = 5.0
 """How long anybody has to do without a host."""
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def clients(path: Path, tmp_path: Path) -> Iterator[Clients]:
-    with clients_at(path, tmp_path / "stderr") as clients:
-        yield clients
-    assert "Traceback" not in clients.said, clients.said
 
 
 def assert_whole(store: sf.Store | Client, *flow_ids: str) -> None:

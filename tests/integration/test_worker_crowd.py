@@ -56,11 +56,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
 def create(store: sf.Store, count: int) -> list[tuple[str, str]]:
     """Create flows on all shards; return (partition key, id) of each."""
     flows = [(KEYS[number % SHARDS], f"f{number}") for number in range(count)]

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 import shardflow as sf
+from shardflow.flow.queries import Backup
 
 WAIT_S = 30.0
 
@@ -245,6 +246,11 @@ def read_often(store: sf.Store, flow_id: str, keys: list[str], count: int) -> in
     ]
     print("asked", file=sys.stderr, flush=True)
     return sum(len(record.payload) > 0 for future in futures if (record := future.get(timeout=60)))
+
+
+def backup_step(store: sf.Store, step: Any, name: str) -> list[Any]:
+    """Do one step of a backup in every shard."""
+    return store._backup_step(Backup(step, name))
 
 
 if __name__ == "__main__":

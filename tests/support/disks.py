@@ -8,17 +8,18 @@ Faults that it injects:
   (holes). Names that were made, removed or changed since the directory's last sync go the same
   way; a rename is there whole or not at all, whatever it renames is synced or not.
 - the n-th write, sync, reserve, truncate, open, create, remove, replace or sync_directory fails
-  with an OSError (`fail`). A failed write may leave its first bytes behind: a short write.
+  with an OSError (`fail`), or all of them do (`fail_always`). A failed write may leave its first
+  bytes behind: a short write.
 - a failed sync forgets what it was to write, as Linux does: it still reads well, no later sync
   puts it on disk, and the next power loss shows how much of it was lost.
-- a bit flips in a file at rest (`flip`).
+- a bit flips in a file at rest (`flip`), or a byte of it cannot be read any more (`wear_out`).
 - the disk is full, from now on or in the middle of what is going on (`fill`, `fills_at`): no file
   grows, to the byte, and a write leaves what fits; until there is room again (`free`). Then it has
   `capacity`; a disk without one is never full, and nobody can tell what it has left.
 - it has been mounted read-only (`is_read_only`), or takes no further files (`takes_files`).
 - its files are deleted while they are open (`vanish`).
 
-It does not misdirect writes, fail reads, or lose what a sync has covered.
+It does not misdirect writes, fail reads now and then, or lose what a sync has covered.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class _Node:
     content: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     pending: list[_Change] = field(default_factory=list)
+    unreadable: set[int] = field(default_factory=set)
 
     def change(self, change: _Change) -> None:
         change.apply(self.content)
@@ -134,6 +136,8 @@ class DiskHandle:
 
     def pread(self, size: int, offset: int) -> bytes:
         self._disk.check_power()
+        if any(offset <= at < offset + size for at in self._node.unreadable):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return bytes(self._node.content[offset : offset + size])
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
@@ -197,6 +201,7 @@ class Disk:
         self._durable_nodes: dict[str, _Node] = {}
         self._pending: list[_NameChange] = []
         self._faults: list[_Fault] = []
+        self._always: dict[str, int] = {}
         self._power_left: int | None = None
         self._is_locked = False
         self.operations = 0
@@ -314,9 +319,14 @@ class Disk:
         """
         self._faults.append(_Fault(operation, at, error, after_bytes, loss))
 
+    def fail_always(self, operation: str, error: int) -> None:
+        """Let each of these operations fail from now on, until faults are forgotten."""
+        self._always[operation] = error
+
     def forget_faults(self) -> None:
         """Fail no more."""
         self._faults.clear()
+        self._always.clear()
 
     def power_fails_at(self, operation: int) -> None:
         """Let the power fail in the n-th change or sync from now on: 1 is the next."""
@@ -328,6 +338,10 @@ class Disk:
         node.settle(NOTHING)
         for content in (node.content, node.durable):
             content[offset] ^= 1 << bit
+
+    def wear_out(self, name: str, offset: int) -> None:
+        """Let every read fail that covers a byte of a file."""
+        self._nodes[name].unreadable.add(offset)
 
     def after_crash(self, loss: Loss) -> Disk:
         """Return the disk that a machine finds when it starts again; this one is of no more use."""
@@ -392,6 +406,8 @@ class Disk:
 
     def _fault(self, operation: str) -> _Fault | None:
         due = None
+        if (error := self._always.get(operation)) is not None:
+            return _Fault(operation, 0, error, 0, EVERYTHING)
         for fault in self._faults:
             if fault.operation == operation:
                 fault.at -= 1

@@ -31,6 +31,7 @@ TYPE = "t"
 CAPACITY = 100_000
 RESERVE_BYTES = 4_000
 FLOOR_BYTES = 3_000
+JOB_BYTES = 200
 
 STRAY = family.ChildEnded("nobody", "p", "g", 1, "x", None, "completed")
 """A post that changes nothing: about the least that can be written."""
@@ -46,6 +47,7 @@ def small_sizes(*, frame_bytes_max: int | None = None) -> Iterator[None]:
         patch.setattr(logs, "SEGMENT_GROW_BYTES", 1_000)
         patch.setattr(space, "DISK_RESERVE_BYTES", RESERVE_BYTES)
         patch.setattr(space, "DISK_FLOOR_BYTES", FLOOR_BYTES)
+        patch.setattr(space, "DISK_JOB_BYTES", JOB_BYTES)
         if frame_bytes_max is not None:
             patch.setattr(space, "FRAME_BYTES_MAX", frame_bytes_max)
         yield

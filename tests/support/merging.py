@@ -116,6 +116,7 @@ def small_files() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(logs, "SEGMENT_GROW_BYTES", 1_000)
         patch.setattr(space, "DISK_RESERVE_BYTES", 1_000)
         patch.setattr(space, "DISK_FLOOR_BYTES", 500)
+        patch.setattr(space, "DISK_JOB_BYTES", 100)
         patch.setattr(choice, "SEGMENT_BYTES", 4_000)
         patch.setattr(upkeep, "SEAL_BYTES_MIN", 300)
         patch.setattr(choice, "MERGE_FILES_MIN", 2)
@@ -183,11 +184,13 @@ class MergingMachine(EngineMachine):
 
     @rule(
         operation=st.sampled_from(["write", "sync", "create", "remove", "sync_directory"]),
+        at=st.integers(1, 3),
+        error=st.sampled_from([errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT]),
         after_bytes=st.sampled_from([0, 30, 100]),
         loss=losses,
     )
     def the_disk_fails_in_a_merge(self, operation: str, **fault: Any) -> None:
-        self.disk.fail(operation, error=errno.EIO, **fault)
+        self.disk.fail(operation, **fault)
         self.is_hurt = True
         try:
             while self.engine.upkeep.step():

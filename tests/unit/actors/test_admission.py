@@ -9,12 +9,18 @@ import pytest
 from shardflow.actors.admission import Admission
 from shardflow.actors.messages import Arrival
 from shardflow.actors.service import Service
+from shardflow.actors.staging import Staging
 from shardflow.flow import commands, queries
 from shardflow.flow.commands import Ending, Hydration, NewFlow
 from shardflow.flow.creating import is_creating
 from shardflow.flow.engine import Engine
 from shardflow.flow.host import SetClock, SystemEntropy
-from shardflow.flow.limits import INBOX_WAITING_MAX, OVERLOAD_RETRY_MS, RSS_CHECK_SECONDS
+from shardflow.flow.limits import (
+    INBOX_WAITING_MAX,
+    OVERLOAD_RETRY_MS,
+    RSS_CHECK_SECONDS,
+    RSS_TRIM_SECONDS,
+)
 from shardflow.flow.memory import MemoryFiles
 from shardflow.flow.replies import Done, Rejected
 from shardflow.flow.settings import Settings
@@ -132,3 +138,37 @@ def test_what_makes_room_is_no_creation() -> None:
 def ask(service: Service, request: Any) -> Any:
     (departure,) = service.serve([Arrival("me", 1, request)])
     return departure.answer.reply
+
+
+def test_memory_is_given_back_now_and_then_whoever_asks_for_it() -> None:
+    meter = Meter(LIMIT + 1)
+    gate = meter.gate()
+    gate.give_back()
+    assert gate.refusal(0) is not None
+    gate.give_back()
+    assert meter.trimmed == 1
+    meter.seconds = RSS_TRIM_SECONDS
+    gate.refusal(0)
+    gate.give_back()
+    assert meter.trimmed == 2
+
+
+def test_the_time_is_asked_for_once_to_find_out_what_is_next() -> None:
+    class Counted(SetClock):
+        asked = 0
+
+        def now_ms(self) -> int:
+            self.asked += 1
+            return super().now_ms()
+
+    clock = Counted(1_000)
+    staging = Staging(None)
+    engine = Engine(MemoryFiles(), SystemEntropy(), Settings())
+    service = Service(engine, clock, relaxed=False, staging=staging)
+    service.serve([Arrival("a", 1, queries.Backup("hold", "0" * 32))])
+    engine.upkeep.want_checkpoint()
+    assert staging.is_holding and engine.upkeep.is_needed
+    clock.asked = 0
+    assert service.next_wake_ms() is not None
+    assert clock.asked == 1
+    service.close()

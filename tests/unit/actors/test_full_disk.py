@@ -17,6 +17,7 @@ from support.disks import EVERYTHING, Disk
 from support.filling import (
     CAPACITY,
     FLOOR_BYTES,
+    JOB_BYTES,
     NOW_MS,
     RESERVE_BYTES,
     RETENTION_MS,
@@ -369,11 +370,75 @@ def test_a_merge_may_ask_whether_there_is_room(shard: Filling) -> None:
     free = shard.disk.free_bytes
     assert space.has_room(free - FLOOR_BYTES)
     assert not space.has_room(free - FLOOR_BYTES + 1)
-    shard.disk.fill()
+    shard.disk.fill(leave=2_000)
     shard.look()
     shard.create("new")
-    shard.disk.free()
     assert not space.has_room(1), "as long as creations are refused"
+    # What makes room may use half of what is left, the reserve included.
+    half = shard.disk.free_bytes // 2
+    assert space.has_room(half - JOB_BYTES, makes_room=True)
+    assert not space.has_room(half - JOB_BYTES + 1, makes_room=True)
+    shard.disk.is_read_only = True
+    assert not space.has_room(0, makes_room=True)
+
+
+def test_what_has_failed_is_tried_again_when_another_amount_is_free(shard: Filling) -> None:
+    # As with a quota: the disk itself has room enough.
+    space = shard.engine.log.space
+    space.refused(OSError(errno.EDQUOT, "quota"))
+    space.give_up(500)
+    assert space.is_full and reserve_of(shard) == 0
+    assert not space.has_room(500, makes_room=True)
+    assert space.has_room(499, makes_room=True), "a smaller one may fit"
+    assert not space.has_room(RESERVE_BYTES // 2, makes_room=True), "more is not known to be left"
+    shard.look()
+    shard.create("new")
+    assert not space.is_full and reserve_of(shard) == RESERVE_BYTES
+    assert not space.has_room(500), "the reserve is no change"
+    shard.disk.fill(leave=shard.disk.free_bytes - JOB_BYTES)
+    assert space.has_room(500)
+
+
+def fill_by_itself(shard: Filling) -> list[str]:
+    """Create until the disk is full, and nobody but the log has filled it."""
+    names = []
+    for number in range(10_000):
+        names.append(f"n{number}")
+        if is_refused(shard.create(names[-1], size=8_000)):
+            return names[:-1]
+        shard.look()
+    raise AssertionError("it is never full")
+
+
+def test_a_disk_that_the_log_has_filled_by_itself_gets_room_again(shard: Filling) -> None:
+    names = fill_by_itself(shard)
+    free = shard.disk.free_bytes
+    for name in names:
+        ending = commands.Ending(name, "p", None, None, force=True)
+        assert isinstance(shard.ask(commands.Cancel([ending])), Done)
+    shard.wait(RETENTION_MS)
+    while shard.engine.sweep(shard.clock.now_ms()) is not None:
+        shard.wait(0)
+    while shard.engine.upkeep.step():
+        pass
+    assert shard.engine.upkeep.merges
+    assert shard.disk.free_bytes > free + CAPACITY // 2
+    shard.look()
+    assert isinstance(shard.create("newest"), Done)
+    assert shard.deaths == 0
+    assert_well(shard)
+
+
+def test_a_merge_without_room_is_looked_at_again_when_there_is(shard: Filling) -> None:
+    fill_by_itself(shard)
+    upkeep = shard.engine.upkeep
+    while upkeep.step():
+        pass
+    assert not upkeep.is_needed
+    shard.disk.capacity = 10 * CAPACITY
+    shard.look()
+    assert isinstance(shard.create("newest"), Done)
+    assert upkeep.is_needed
 
 
 def test_a_frame_that_is_larger_than_a_disk_is_refused(shard: Filling) -> None:

@@ -17,6 +17,7 @@ from shardflow.flow.events import Delivered, Fact, Posted, Prepared, Received, U
 from shardflow.flow.family import Committed, Kin
 from shardflow.flow.limits import CHECKPOINT_LOG_BYTES
 from shardflow.flow.log import log as logs
+from shardflow.flow.log import space
 from shardflow.flow.log.parts import segment_name
 from shardflow.flow.log.shortcut import Flows, ShortcutWriter, check, checkpoints_in
 from support.checkpoints import (
@@ -306,6 +307,39 @@ def test_one_that_is_written_after_all_was_merged_is_of_use(
 
 
 # When one is written.
+
+
+def test_none_takes_what_is_kept_for_what_ends_flows(
+    shard: Shard, small: pytest.MonkeyPatch
+) -> None:
+    small.setattr(space, "DISK_FLOOR_BYTES", 3_000)
+    small.setattr(upkeep, "CHECKPOINT_LOG_BYTES", 3_000)
+    shard.create("a", payload=b"x" * 4_000)
+    # Each flow is expected to take some 400 bytes of it.
+    shard.disk.capacity = shard.disk.used_bytes + 3_300
+    shard.run_upkeep()
+    shard.engine.upkeep.want_checkpoint()
+    shard.run_upkeep()
+    assert shard.engine.upkeep.checkpoints == 0
+    shard.disk.capacity += 100
+    shard.engine.upkeep.want_checkpoint()
+    shard.run_upkeep()
+    assert shard.engine.upkeep.checkpoints == 1
+    shard.put("a", b"x" * 2_000)
+    shard.disk.capacity = shard.disk.used_bytes + 2_900
+    shard.engine.log.look()
+    assert shard.engine.log.space.is_full
+    shard.engine.upkeep.want_checkpoint()
+    shard.run_upkeep()
+    assert not shard.engine.upkeep.is_needed, "nothing is tried while the disk is full"
+    assert shard.engine.upkeep.tail_bytes > 1_000
+    # On closing, half of what is left may be used: the one before goes.
+    shard.disk.capacity = shard.disk.used_bytes + 900
+    shard.engine.close()
+    assert shard.engine.upkeep.checkpoints == 1
+    shard.disk.capacity = None
+    shard.engine = opened(shard.disk)
+    assert shard.record("a").version == 2
 
 
 def test_one_is_due_when_the_log_has_grown(shard: Shard, small: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,20 @@ def test_without_room_on_the_disk_they_stay_and_try_again_later(
         pass
     assert hot(engine) == [*"def"]
     check(engine, "abcdef")
+
+
+def test_they_stay_while_the_disk_is_full(engine: Engine) -> None:
+    space = engine.log.space
+    end(engine, *"abcdef")
+    space.fill(errno.ENOSPC)
+    assert not engine.upkeep.is_needed and not engine.upkeep.step()
+    assert engine.upkeep.haste == 0
+    assert hot(engine) == [*"abcdef"]
+    space.look(wants_reserve=False)
+    assert engine.upkeep.is_needed
+    while engine.upkeep.step():
+        pass
+    assert hot(engine) == [*"def"]
 
 
 def test_an_id_that_is_cold_is_taken(engine: Engine) -> None:
