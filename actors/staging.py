@@ -2,8 +2,7 @@
 
 Segments that are sealed never change, so a second name in another folder is a copy of them. Where a
 file system has no links, the files themselves stay for a while, and are copied from where they are.
-Which
-moment the copies of all shards show has to be the same for everything that one shard promises
+Which moment the copies of all shards show has to be the same for everything that one shard promises
 another: fan-outs and notices wait from `hold` until `release`, on every shard, and the links are
 made in between (a consistent cut: Chandy, Lamport, "Distributed Snapshots", 1985; with channels
 that are made empty instead of recorded).

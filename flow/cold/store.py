@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from ..beside import Folder
 from ..index.cold import ColdSlot
+from ..index.table import trail_index
 from ..limits import (
     COLD_BATCH_FLOWS,
     COLD_MAP_BYTES,
@@ -135,7 +136,7 @@ class Cold(Rows):
         slot = self.find(partition_key, flow_id) if self.rows else None
         # Merges ask for many, and no step will end that clears them away.
         self._slots.clear()
-        return slot.row if slot is not None and _has(slot.trail, place) else 0
+        return slot.row if slot is not None and trail_index(slot.trail, place) >= 0 else 0
 
     def move(
         self,
@@ -297,10 +298,3 @@ class Cold(Rows):
     def abandon(self) -> None:
         """Close; safe to repeat."""
         self._env.abandon()
-
-
-def _has(trail: bytes, place: bytes) -> bool:
-    at = trail.find(place)
-    while at > 0 and at % len(place):
-        at = trail.find(place, at + 1)
-    return at >= 0

@@ -13,8 +13,10 @@ from collections.abc import Generator
 from ..codec import decode_entry
 from ..events import ValueStored
 from ..host import Files
+from ..index.table import trail_index
 from ..limits import MERGE_SLICE_ENTRIES, SHORTCUT_BLOCK_BYTES, SHORTCUT_SLICE_ITEMS
 from ..log.dead import DeadBytes
+from ..log.facts import TOMBSTONES, first_of
 from ..log.frame import HEADER_BYTES, TABLE_ENTRY_BYTES
 from ..log.keydir import columns_of
 from ..log.log import Log
@@ -40,7 +42,6 @@ from ..log.start import UnusableError
 from ..log.values import Values
 from ..machine.state import ShardState
 from ..record import Record, value_numbers
-from .liveness import TOMBSTONES, first_of, trail_index
 from .merge import frames_of
 
 _NUMBER_BYTES = 4
@@ -144,7 +145,7 @@ class Hint:
     def _take_record(self, record: Record, data: bytes, position: Position) -> None:
         # Of cold flows as well: without a checkpoint, all flows come back into memory.
         slot = self._state.lookup(record.partition_key, record.id)
-        at = -1 if slot is None else trail_index(slot.trail, position)
+        at = -1 if slot is None else trail_index(slot.trail, pack(*position))
         if slot is None or at < 0:
             self._counted.add(position)
             return

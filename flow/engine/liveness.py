@@ -7,17 +7,14 @@ from typing import Any
 from ..cold.store import Cold
 from ..events import (
     Delivered,
-    Dropped,
     PolicyStored,
     Posted,
     Prepared,
     Received,
     RecordKey,
-    Trimmed,
-    Unprepared,
     ValueKey,
 )
-from ..index.table import Slot
+from ..index.table import Slot, trail_index
 from ..log.facts import Key, key_of
 from ..log.position import Position, pack
 from ..log.values import Values
@@ -43,7 +40,7 @@ class Liveness:
         if kind is RecordKey:
             for slot in self._state.table.peek(entry.id):
                 # No two entries lie in one place: who has the position has the record.
-                if trail_index(slot.trail, position) >= 0:
+                if trail_index(slot.trail, pack(*position)) >= 0:
                     return slot
             return self._row_of(entry, position)
         if kind is ValueKey:
@@ -75,23 +72,3 @@ class Liveness:
             return families.seen.get(fact.source) == fact.number
         assert isinstance(fact, Delivered), f"{type(fact).__name__} is nobody's"
         return families.outbox.cleared(fact.dest) == fact.number
-
-
-TOMBSTONES = frozenset((Dropped, Trimmed, Unprepared))
-"""Entries that say that earlier ones are dead."""
-
-
-def first_of(tombstone: Any) -> int:
-    """Return the first segment that may hold what a tombstone has killed."""
-    first: int = getattr(tombstone, "first", 0)
-    return first
-
-
-def trail_index(trail: bytes, position: Position) -> int:
-    """Return where in a trail a position stands, in bytes; -1 if it does not."""
-    wanted = pack(*position)
-    size = len(wanted)
-    at = trail.find(wanted)
-    while at > 0 and at % size:
-        at = trail.find(wanted, at + 1)
-    return at

@@ -26,14 +26,14 @@ from ..limits import (
     MERGE_SLICE_TRAIL_BYTES,
     MERGE_SYNC_BYTES,
 )
-from ..log.facts import Key
+from ..log.facts import TOMBSTONES, Key, first_of
 from ..log.frame import HEADER_BYTES, entry_lengths, header_crc, read_header, seal
 from ..log.log import Log
 from ..log.parts import END, RANGE, Part, Span
 from ..log.position import Position
 from ..log.values import Values
 from ..machine.state import ShardState
-from .liveness import TOMBSTONES, Liveness, first_of
+from .liveness import Liveness
 from .moving import Mover
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from ..codec import decode_record
 from ..cold.store import Cold
-from ..index.table import Slot
+from ..index.table import Slot, trail_index
 from ..log.facts import Key
 from ..log.log import Log
 from ..log.position import POSITION_BYTES, Position, pack, unpack
 from ..log.values import Values
 from ..machine.state import ShardState
-from .liveness import trail_index
 
 
 class Mover:
@@ -99,7 +98,7 @@ class Mover:
 
 def move_in_trail(slot: Slot, old: Position, new: Position) -> bool:
     """Change one position of a flow's history, if it still has it; return whether it has."""
-    at = -1 if slot.held is None else trail_index(slot.trail, old)
+    at = -1 if slot.held is None else trail_index(slot.trail, pack(*old))
     if at < 0:
         return False
     slot.trail = slot.trail[:at] + pack(*new) + slot.trail[at + POSITION_BYTES :]

@@ -13,6 +13,7 @@ from ..errors import CorruptLog
 from ..events import Delivered, Dropped, Trimmed, ValueStored
 from ..host import Files
 from ..log.dead import DeadBytes
+from ..log.facts import TOMBSTONES, first_of
 from ..log.keydir import rows_of
 from ..log.parts import Part, segment_name
 from ..log.position import Position, pack, unpack
@@ -23,7 +24,6 @@ from ..machine.loading import Loading
 from ..machine.state import ShardState
 from ..record import Record
 from ..settings import Settings
-from .liveness import TOMBSTONES, first_of
 from .writer import TRAIL_BYTES_MAX, trim
 
 

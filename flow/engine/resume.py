@@ -27,7 +27,7 @@ from ..host import Files
 from ..index.cold import ColdSlot
 from ..index.table import Slot
 from ..log.dead import DeadBytes
-from ..log.facts import key_of
+from ..log.facts import TOMBSTONES, first_of, key_of
 from ..log.keydir import rows_of
 from ..log.parts import Part
 from ..log.position import POSITION_BYTES, Position, pack, unpack
@@ -35,7 +35,6 @@ from ..log.shortcut import Facts, Flows, Places, Shortcut, content_of
 from ..log.start import Recovery, UnusableError
 from ..record import Record, value_numbers
 from ..settings import Settings
-from .liveness import TOMBSTONES, first_of
 from .replay import Replay
 
 

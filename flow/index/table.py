@@ -163,3 +163,11 @@ class FlowTable:
                 yield from entry.values()
             else:
                 yield entry
+
+
+def trail_index(trail: bytes, packed: bytes) -> int:
+    """Return where in a trail a packed position stands, in bytes; -1 if it does not."""
+    at = trail.find(packed)
+    while at > 0 and at % len(packed):
+        at = trail.find(packed, at + 1)
+    return at

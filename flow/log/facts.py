@@ -25,6 +25,7 @@ from .position import Position, pack
 Key = tuple[str, str | int, int]
 """What a fact is about: of facts with the same key, the newest counts."""
 TOMBSTONES = (Dropped, Trimmed, Unprepared)
+"""Entries that say that earlier ones are dead."""
 _NOWHERE = pack(0, 0, 0)
 
 
@@ -95,3 +96,9 @@ def _key_of_prepared(txn: str) -> Key:
 
 def _key_of_post(dest: int, number: int) -> Key:
     return "post", dest, number
+
+
+def first_of(tombstone: Any) -> int:
+    """Return the first segment that may hold what a tombstone has killed."""
+    first: int = getattr(tombstone, "first", 0)
+    return first

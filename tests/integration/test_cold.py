@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from shardflow.flow.machine import reads
 from shardflow.sdk import opening
 from shardflow.testing import ManualClock
 from support.colds import open_cold
+from support.processes import eventually
 
 TYPE = "t"
 NAMES = [f"flow-{number}" for number in range(20)]
@@ -119,8 +119,8 @@ def test_a_shard_process_projects_by_itself_and_survives_being_killed(
         for _ in range(2):
             if not store.flow_info(TYPE)["completed"]:
                 fill(store)
-            while cold_flows(store) < len(NAMES) - 2:
-                time.sleep(0.1)  # Projecting waits for moments in which nobody asks.
+            # Projecting waits for moments in which nobody asks.
+            eventually(lambda: cold_flows(store) == len(NAMES) - 2, "flows become cold", poll_s=0.1)
             check(store)
             (told,) = store.processes()
             os.kill(told["pid"], signal.SIGKILL)

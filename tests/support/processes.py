@@ -23,7 +23,10 @@ _POLL_S = 0.01
 
 
 def eventually(
-    condition: Callable[[], T], what: str | Callable[[], str], within_s: float = WAIT_S
+    condition: Callable[[], T],
+    what: str | Callable[[], str],
+    within_s: float = WAIT_S,
+    poll_s: float = _POLL_S,
 ) -> T:
     """Wait until a condition holds and return what it returned; `what` tells what is missing."""
     deadline_s = time.monotonic() + within_s
@@ -34,7 +37,7 @@ def eventually(
         if time.monotonic() >= deadline_s:
             told = what if isinstance(what, str) else what()
             raise AssertionError(f"not within {within_s} seconds: {told}")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def is_running(pid: int) -> bool:
