@@ -35,7 +35,7 @@ from ..settings import Settings
 from .hydrate import Hydrator
 from .projections import Projections
 from .restore import restore
-from .room import fits, no_room
+from .room import DELIVERED_BYTES_MAX, fits, no_room
 from .stats import check_invariants, compare
 from .upkeep import Upkeep
 from .writer import Writer
@@ -263,9 +263,9 @@ class Engine:
         """
         if self._delivered:
             writer = Writer(self.log, self.values)
-            self._note_delivered(writer)
-            if not self.log.has_room(writer.size):
+            if not self.log.has_room(writer.size + DELIVERED_BYTES_MAX):
                 return False
+            self._note_delivered(writer)
             writer.commit(sync=self._sync)
             self._delivered.clear()
         return True
