@@ -85,6 +85,10 @@ BACKUP_KEEP_SECONDS: Final = 3_600.0
 """How long a shard that cannot link its files keeps them from merges, for a backup to copy them."""
 MERGE_DEAD_RATIO: Final = 0.5
 """A file of which so much is dead is merged; so a log is at most about twice what it holds."""
+MERGE_SLACK_BYTES: Final = 64 * MIB
+"""Of a log that is larger by so much than twice what it holds, merges are no longer leisurely..."""
+MERGE_HASTE_BYTES: Final = 64 * MIB
+"""...and beyond so much more, nothing is as urgent."""
 MERGE_FILES_MIN: Final = 8
 """Neighbours that fit into one segment are merged once there are so many."""
 SEAL_BYTES_MIN: Final = 8 * MIB

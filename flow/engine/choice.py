@@ -16,6 +16,8 @@ from ..limits import (
     MERGE_DEAD_RATIO,
     MERGE_FILES_MIN,
     MERGE_FRAME_BYTES,
+    MERGE_HASTE_BYTES,
+    MERGE_SLACK_BYTES,
     SEGMENT_BYTES,
 )
 from ..log.dead import DeadBytes
@@ -55,6 +57,12 @@ class Choice:
         dying = (span for span in spans if self._ratio(span) >= MERGE_DEAD_RATIO)
         found = min(dying, key=self._live_bytes, default=None)
         return [] if found is None else [found]
+
+    def haste(self) -> float:
+        """How far the log is beyond what it is to take at most, from 0 to 1."""
+        size = sum(span.size for span in self._log.spans.values())
+        wanted = (size - self.dead_bytes()) / (1 - MERGE_DEAD_RATIO) + MERGE_SLACK_BYTES
+        return max(0.0, min(1.0, (size - wanted) / MERGE_HASTE_BYTES))
 
     def dead_bytes(self) -> int:
         """Return how much of these files nobody needs."""

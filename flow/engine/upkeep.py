@@ -64,7 +64,6 @@ class Upkeep:
         self._scrub = Scrub(log, restored.unread)
         self._looked_at: tuple[object, ...] = ()
         self._merge_bytes = 0
-        """What the merge under way was expected to write."""
         last = restored.checkpoint
         self._begin = 0 if last is None else last.start.segment
         """The first segment that the last checkpoint does not have whole; 0 if there is none."""
@@ -96,7 +95,8 @@ class Upkeep:
     @property
     def haste(self) -> float:
         """How urgent it is, from 0 to 1."""
-        return self._projector.haste if self._projector and self._is_projecting else 0.0
+        behind = self._projector.haste if self._projector and self._is_projecting else 0.0
+        return behind if self._job is None else max(behind, self._choice.haste())
 
     def has_caught_up(self) -> bool:
         """Whether many flows have left memory since this was asked last."""

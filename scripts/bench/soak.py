@@ -36,8 +36,8 @@ RETRY_S = 0.1
 GROWTH_MAX = 1.5
 """What a third of the time may hold, of what the third before it held."""
 LOG_RATIO_MAX = 2.0
-LOG_SLACK_MIB = 64.0
-"""A shard's log may be larger by so much: what the last checkpoint does not have yet."""
+LOG_SLACK_MIB = 256.0
+"""A shard's log may be larger by so much: beyond 128 MiB merges have no rests any more."""
 SAMPLES_S = 1.0
 
 

@@ -8,7 +8,13 @@ import pytest
 
 from shardflow.flow.engine import choice
 from shardflow.flow.engine.choice import Choice
-from shardflow.flow.limits import CHECKPOINT_FILES_MAX, CHECKPOINT_LOG_BYTES, SEGMENT_BYTES
+from shardflow.flow.limits import (
+    CHECKPOINT_FILES_MAX,
+    CHECKPOINT_LOG_BYTES,
+    MERGE_HASTE_BYTES,
+    MERGE_SLACK_BYTES,
+    SEGMENT_BYTES,
+)
 from shardflow.flow.log.dead import DeadBytes
 from shardflow.flow.log.log import Log
 from shardflow.flow.log.parts import Part, Span
@@ -34,6 +40,25 @@ def test_small_files_are_merged_as_many_as_fit_into_one(log: Log) -> None:
         add(log, number, SEGMENT_BYTES // 10)
     chosen = Choice(log, DeadBytes()).sources(0)
     assert [span.part.number for span in chosen] == list(range(1, 11))
+
+
+def test_merges_hurry_as_the_log_outgrows_what_it_holds(log: Log) -> None:
+    dead = DeadBytes()
+    looked = Choice(log, dead)
+    assert looked.haste() == 0.0
+    # Half dead, which is as it should be; then ever more of it.
+    for number in range(1, 9):
+        add(log, number, SEGMENT_BYTES)
+        if number % 2:
+            dead.add_bytes(number, SEGMENT_BYTES)
+    assert looked.haste() == 0.0
+    found = []
+    for number in range(9, 9 + (MERGE_SLACK_BYTES + MERGE_HASTE_BYTES) // SEGMENT_BYTES):
+        add(log, number, SEGMENT_BYTES)
+        dead.add_bytes(number, SEGMENT_BYTES)
+        found.append(looked.haste())
+    assert found == sorted(found)
+    assert found[0] < 0.01 and found[-1] > 0.99
 
 
 def test_looking_at_many_files_takes_no_longer_for_each(
