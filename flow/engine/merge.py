@@ -27,7 +27,7 @@ from ..limits import (
     MERGE_SYNC_BYTES,
 )
 from ..log.facts import TOMBSTONES, Key, first_of
-from ..log.frame import HEADER_BYTES, entry_lengths, header_crc, read_header, seal
+from ..log.frame import HEADER_BYTES, body_bytes_of, entry_lengths, header_crc, read_header, seal
 from ..log.log import Log
 from ..log.parts import END, RANGE, Part, Span
 from ..log.position import Position
@@ -273,7 +273,7 @@ def frames_of(log: Log, source: Span) -> Iterator[FrameRead | None]:
     number = source.part.number
     while at < source.size:
         head = log.read_bytes(number, at, HEADER_BYTES)
-        size = HEADER_BYTES + int.from_bytes(head[8:12], "little")
+        size = HEADER_BYTES + body_bytes_of(head)
         if at + size > source.size:
             raise log.corrupt(Position(number, at, 0), "a frame is damaged")
         data = bytearray(size)

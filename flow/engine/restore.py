@@ -11,7 +11,7 @@ from ..cold.store import Cold
 from ..errors import CorruptLog
 from ..host import Files
 from ..log.parts import Part, Span, parts_in
-from ..log.recover import is_merge_undone, recover
+from ..log.recover import recover
 from ..log.shortcut import (
     Shortcut,
     check,
@@ -107,8 +107,6 @@ class _Shortcuts:
             replay = Resume(files, settings, self._parts, checkpoint)
         try:
             identity = None if checkpoint is None else checkpoint.header.cold
-            if identity is not None and is_merge_undone(files, self._parts):
-                raise UnusableError("cold flows may have been told of a merge that is undone")
             self._projections.attach(replay.state, replay.values, identity)
             replay.cold = self._projections.cold
             recovered = recover(

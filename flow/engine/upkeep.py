@@ -223,8 +223,8 @@ class Upkeep:
     def _end_merge(self, job: Merge) -> bool:
         """Finish a merge that has got its place, or give it up; return whether that was in order.
 
-        The next start undoes one that is not finished. No checkpoint may say then where entries
-        lie, nor is an older one of use, because cold flows were told of it as well.
+        The next start finishes it, by an older checkpoint if there is one. A new one could not say
+        where entries lie.
         """
         if not job.is_placed:
             self._give_up()

@@ -76,6 +76,11 @@ def read_header(data: memoryview, at: int, found_crc: int | None = None) -> Fram
     return FrameHeader(body_bytes, entries, lsn, synced_lsn, epoch)
 
 
+def body_bytes_of(head: bytes) -> int:
+    """Return how long a frame's body is, by a header that may be damaged."""
+    return int.from_bytes(head[8:12], "little")
+
+
 def header_crc(head: bytes | memoryview) -> int:
     """Return what the CRC of a frame with this header begins with."""
     return crc32(head[: HEADER.size])

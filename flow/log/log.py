@@ -49,9 +49,7 @@ class Log:
         self.keeps_files: Callable[[], bool] = _never
         """Whether somebody else reads the files that are written no more: none is removed then."""
         self._obsolete: list[str] = []
-        """Files that are to be removed, in this order, before anything is merged again."""
-        self._gone = 0
-        """How many of them are removed."""
+        """Files that are to be removed before anything is merged again."""
         self.epoch = recovered.epoch + 1
         self.bytes_written = 0
         self.frames_written = 0
@@ -185,7 +183,7 @@ class Log:
         try:
             data = self._handle(position.segment).pread(position.length, position.offset)
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno not in (errno.EIO, errno.ENOENT):
                 raise
             raise self.corrupt(position, f"it cannot be read ({error.strerror})") from error
         if len(data) != position.length:
@@ -321,21 +319,21 @@ class Log:
 
     def create(self, part: Part) -> File:
         """Make a merged file, empty, for whoever fills it."""
-        # Beside what is to go, another merged file might be taken for the older one.
+        # Beside one that was discarded, which may have its end, both might seem to count.
         while self._obsolete:
             self._remove_next()
         return self._files.open(part.name, create=True)
 
     def discard(self, part: Part) -> None:
         """Remove a merged file that got no place in the log."""
-        self._obsolete, self._gone = [part.name], 0
+        self._obsolete = [part.name]
         self.tidy()
 
     def tidy(self) -> bool:
         """Remove files that count no more; False: none, or not all, can be removed now.
 
-        Until they are, nothing is merged: after a crash, recovery may take what is left of the
-        sources, and throw the merged file away.
+        Until they are, nothing is merged: one that was discarded may have its end, and recovery
+        would take it for a part of the log.
         """
         while self._obsolete:
             if not self._tidy_once():
@@ -355,14 +353,10 @@ class Log:
 
     def _remove_next(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._files.remove(self._obsolete[self._gone])
-        if self._gone in (0, len(self._obsolete) - 1):
-            # While the first is there, recovery takes the sources and not the merged file.
+            self._files.remove(self._obsolete[-1])
+        if len(self._obsolete) == 1:
             self._files.sync_directory()
-        self._gone += 1
-        if self._gone == len(self._obsolete):
-            self._obsolete.clear()
-            self._gone = 0
+        self._obsolete.pop()
 
     def add_part(self, span: Span) -> None:
         """Take in a merged file that is whole; it is on disk when this returns."""
@@ -372,8 +366,7 @@ class Log:
     def remove_parts(self, parts: Sequence[Part]) -> Iterator[bool]:
         """Remove files that a merged one covers, and that nothing names any more, one at a time.
 
-        Once the first is gone the merged file counts, and recovery would remove the others. What
-        cannot be removed now is left to `tidy`.
+        What cannot be removed now is left to `tidy`, or to recovery.
         """
         for part in parts:
             del self.spans[part.number]

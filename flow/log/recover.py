@@ -11,10 +11,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from ..errors import CorruptLog
-from ..host import Files
-from .frame import HEADER_BYTES, MAGIC, FrameHeader, entry_lengths, read_header
+from ..host import File, Files
+from .frame import (
+    HEADER_BYTES,
+    MAGIC,
+    FrameHeader,
+    body_bytes_of,
+    entry_lengths,
+    read_header,
+)
 from .parts import END, RANGE, Part, Span, parts_in, segment_name
 from .start import Recovery, Start, UnusableError, begin_at, check_reached, is_known
 
@@ -78,7 +86,7 @@ def _recover(
     hinted: Callable[[Part], Span | None],
 ) -> None:
     found = parts_in(files)
-    parts, obsolete = _without_covered(found)
+    parts, obsolete = _without_covered(files, found)
     bad: _Bad | None = None
     for part in parts:
         number = part.number
@@ -120,43 +128,49 @@ def _recover(
     _cut_tail(files, parts, obsolete, result)
 
 
-def _without_covered(found: list[Part]) -> tuple[list[Part], list[Part]]:
+def _without_covered(files: Files, found: list[Part]) -> tuple[list[Part], list[Part]]:
     """Return the files to read, and those that are to be removed.
 
-    A merge removes the first of its sources before the others. So while that is there, all of
-    them are, and the merged file need not be whole; once it is gone, the merged file is on disk.
+    From its end on, a merged file counts: all before that is on disk then, and so is what made dead
+    what it has left out. Sources that are still there may be named by nobody any more.
     """
-    oldest: dict[int, Part] = {}
-    for part in found:
-        other = oldest.setdefault(part.first, part)
-        if part.number < other.number:
-            oldest[part.first] = part
     kept: list[Part] = []
-    for part in sorted(oldest.values()):
+    for _, group in groupby(found, key=lambda part: part.first):
+        part = _counted(files, list(group))
         if not kept or not kept[-1].covers(part):
             kept.append(part)
     return kept, [part for part in found if part not in kept]
 
 
+def _counted(files: Files, parts: list[Part]) -> Part:
+    """Return which of the files that begin with the same segment has its place."""
+    parts.sort(key=lambda part: -part.number)
+    for part in parts[:-1]:
+        if _is_finished(files, part):
+            return part
+    return parts[-1]
+
+
 _END_BYTES = HEADER_BYTES + END.size + 4
 
 
-def is_merge_undone(files: Files, found: list[Part]) -> bool:
-    """Whether a merged file that is whole has not got its place: somebody may name it already."""
-    kept, obsolete = _without_covered(found)
-    return any(
-        part.is_merged and not any(other.covers(part) for other in kept) and _has_end(files, part)
-        for part in obsolete
-    )
-
-
-def _has_end(files: Files, part: Part) -> bool:
+def _is_finished(files: Files, part: Part) -> bool:
+    """Whether a merged file has its end, which tells how many frames come before it."""
     handle = files.open(part.name)
     try:
-        end = memoryview(handle.pread(_END_BYTES, max(0, handle.size() - _END_BYTES)))
+        end = handle.size() - _END_BYTES
+        tail = memoryview(handle.pread(_END_BYTES, max(0, end)))
+        if read_header(tail, 0) is None:
+            return False
+        # An entry of another kind may be as short.
+        (count,) = END.unpack_from(tail, HEADER_BYTES)
+        at = frames = 0
+        while at < end and frames < count:
+            at += HEADER_BYTES + body_bytes_of(handle.pread(HEADER_BYTES, at))
+            frames += 1
     finally:
         handle.close()
-    return read_header(end, 0) is not None
+    return (at, frames) == (end, count)
 
 
 def is_merged_as(files: Files, span: Span) -> bool:
@@ -302,8 +316,7 @@ def _later_frames(data: memoryview, start: int) -> list[FrameHeader]:
 
 def _cut_tail(files: Files, parts: list[Part], obsolete: list[Part], result: Recovery) -> None:
     """Remove what follows the last whole frame, so that it can never be read as one."""
-    for part in obsolete:
-        files.remove(part.name)
+    _remove(files, parts, obsolete)
     if not parts or parts[-1].is_merged:
         result.segment = result.next_number
         result.next_number += 1
@@ -319,11 +332,34 @@ def _cut_tail(files: Files, parts: list[Part], obsolete: list[Part], result: Rec
     handle = result.handles[result.segment]
     if handle.size() > result.offset:
         handle.truncate(result.offset)
-    # The process before may have ended at a failed sync: then these bytes read well, but are on no
-    # disk, and no further sync would put them there. Written again, the next one does.
-    handle.pwrite(handle.pread(result.offset - result.doubtful, result.doubtful), result.doubtful)
-    handle.sync()
+    _rewrite(handle, result.doubtful)
     files.sync_directory()
+
+
+def _remove(files: Files, parts: list[Part], obsolete: list[Part]) -> None:
+    """Remove files that do not count, once those that have taken their place are on disk."""
+    if not obsolete:
+        return
+    for part in parts:
+        if any(part.covers(other) for other in obsolete):
+            handle = files.open(part.name)
+            try:
+                _rewrite(handle, max(0, handle.size() - _END_BYTES))
+            finally:
+                handle.close()
+    files.sync_directory()
+    for part in obsolete:
+        files.remove(part.name)
+
+
+def _rewrite(handle: File, offset: int) -> None:
+    """Put on disk what is read from an offset on.
+
+    The process before may have ended at a failed sync: then these bytes read well, but are on no
+    disk, and no further sync would put them there. Written again, the next one does.
+    """
+    handle.pwrite(handle.pread(handle.size() - offset, offset), offset)
+    handle.sync()
 
 
 def _corrupt(files: Files, where: int | Part, offset: int, why: str) -> CorruptLog:

@@ -82,12 +82,8 @@ class ColdMachine(CheckpointingMachine):
         """Open what is on the disk; what is found is what is found without shortcuts."""
         image = self.disk.image()
         super().recovered(allowed)
-        notes = self.engine.restored.notes
-        # Only the end of a merge leaves what is thrown away again.
-        undone = [note for note in notes if "undone" in note]
-        assert self.is_hurt or notes == undone
-        # A disk of before that start finds cold flows that have been made anew.
-        self.is_hurt = bool(undone)
+        assert self.is_hurt or self.engine.restored.notes == []
+        self.is_hurt = False
         found = found_in(self.engine)
         assert found["problems"] == []
         # Rows keep up with merges: what a hint has counted as dead, the tail may count once more.

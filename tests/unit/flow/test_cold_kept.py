@@ -17,8 +17,6 @@ from shardflow.flow.cold.environment import ColdDamaged, Environment
 from shardflow.flow.cold.verify import verify
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.engine.merge import Merge
-from shardflow.flow.log.frame import HEADER_BYTES, seal
-from shardflow.flow.log.parts import END
 from shardflow.flow.replies import Done, Events
 from shardflow.flow.settings import Settings
 from support.colds import AtOnce
@@ -149,22 +147,6 @@ def test_without_them_their_checkpoint_is_of_no_use(disk: Disk, folder: Path) ->
     assert len(engine.state.table) == COUNT
     check(engine)
     engine.abandon()
-
-
-def test_a_merge_that_is_undone_leaves_none_that_name_it(disk: Disk, folder: Path) -> None:
-    engine = opened(disk, folder)
-    image = disk.image()
-    engine.abandon()
-    # As a merge of segments 1 and 2 leaves it before it has removed the first of them.
-    frame = bytearray(HEADER_BYTES) + END.pack(1)
-    seal(frame, [END.size], 1, 1, 1)
-    merged = image["0000000001.log"] + frame
-    other = Disk.of({**image, "0000000001-0000000001-0000000009.log": merged})
-    again = opened(other, folder)
-    assert again.restored.checkpoint is None
-    assert any("undone" in note for note in again.restored.notes)
-    check(again)
-    again.abandon()
 
 
 @pytest.mark.parametrize("changes_again", [False, True])

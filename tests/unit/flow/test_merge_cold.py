@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from shardflow.flow import commands
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.cold.environment import ColdFull
 from shardflow.flow.engine import Engine, merge, upkeep
 from shardflow.flow.engine.merge import Merge
 from shardflow.flow.log.parts import parts_in
-from shardflow.flow.log.recover import is_merge_undone
 from shardflow.flow.settings import Settings
 from support.checkpoints import Shard, shortcuts_on
 from support.disks import Disk
@@ -43,10 +43,15 @@ def shard(tmp_path: Path) -> Iterator[Shard]:
     for number in range(6):
         shard.create(f"f{number}", f"other{number}", payload=b"x" * 100)
         shard.end(f"f{number}")
-    while not isinstance(shard.engine.upkeep._job, Merge):
-        assert shard.engine.upkeep.step()
+    merging(shard)
     yield shard
     shard.engine.abandon()
+
+
+def merging(shard: Shard) -> None:
+    """Go on until a merge has begun."""
+    while not isinstance(shard.engine.upkeep._job, Merge):
+        assert shard.engine.upkeep.step()
 
 
 def placed(shard: Shard) -> Merge:
@@ -93,14 +98,42 @@ def test_a_merge_waits_while_there_is_no_room_for_the_new_places_of_cold_flows(
     check(shard.engine)
 
 
-def test_closing_finishes_a_merge_that_cold_flows_were_told_of(
-    shard: Shard, tmp_path: Path
+@pytest.mark.parametrize("slices", range(6))
+def test_a_start_finishes_a_merge_that_cold_flows_were_told_of(
+    shard: Shard, tmp_path: Path, slices: int
 ) -> None:
+    shard.run_upkeep()
+    shard.create("more", payload=b"x" * 900, retention_ttl_ms=1)
+    shard.put("other0", b"in the next segment")
+    shard.engine.upkeep.checkpoint()
+    shard.end("more")
+    shard.now_ms += 1
+    shard.ask(commands.RetentionCleanup(100))
+    merging(shard)
+    part = placed(shard).span.part
+    for _ in range(slices):
+        shard.engine.upkeep.step()
+    shard.engine.abandon()
+    shard.engine = opened(shard.disk, tmp_path)
+    assert shard.engine.restored.checkpoint is not None
+    parts = parts_in(shard.disk)
+    assert part in parts
+    assert not any(part.covers(other) for other in parts)
+    check(shard.engine)
+    shard.run_upkeep()
+    check(shard.engine)
+
+
+def test_closing_finishes_a_merge_that_cold_flows_were_told_of(
+    shard: Shard, tmp_path: Path, small: pytest.MonkeyPatch
+) -> None:
+    small.setattr(upkeep, "CHECKPOINT_CLOSE_BYTES", 1)
     placed(shard)
     shard.engine.upkeep.step()
     shard.engine.close()
-    assert not is_merge_undone(shard.disk, parts_in(shard.disk))
+    assert shortcuts_on(shard.disk), "all is settled, so a checkpoint can be written"
     shard.engine = opened(shard.disk, tmp_path)
+    assert shard.engine.restored.checkpoint is not None
     shard.run_upkeep()
     check(shard.engine)
 
