@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ..flow.order import cursor_of, is_beyond
 from ..flow.queries import Cursor, Lineage, List
 from ..flow.record import Record
 from ..flow.replies import Done, Rejected
@@ -85,16 +86,7 @@ def merged(
     ends = [reply.cursor for reply in replies if reply.cursor is not None]
     end = (max(ends) if reverse else min(ends)) if ends else None
     if end is not None:
-        records = [record for record in records if not _is_beyond(record, end, reverse)]
+        records = [record for record in records if not is_beyond(record, end, reverse=reverse)]
     if len(records) > count:
         return records[:count], cursor_of(records[count - 1])
     return records, end
-
-
-def cursor_of(record: Record) -> Cursor:
-    """Return a record's place in a listing."""
-    return record.updated_at_ms, record.id, record.partition_key or ""
-
-
-def _is_beyond(record: Record, end: Cursor, reverse: bool) -> bool:
-    return cursor_of(record) < end if reverse else cursor_of(record) > end

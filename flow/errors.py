@@ -241,6 +241,8 @@ def ambiguous(flow_id: str, partition_keys: list[str | None]) -> Refused:
 
 
 OUT_OF_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT))
+REFUSALS = OUT_OF_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a disk says that lets no file grow, and that someone can mend while the shard runs."""
 
 
 def advice(number: int | None) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 import lmdb
 
@@ -34,7 +33,7 @@ def audit(cold: Cold, judge: Callable[[Row], list[str]] = lambda row: []) -> lis
     sizes: Counter[str] = Counter()
     try:
         for key, row in _rows(env):
-            _measure(env, key, row, sizes)
+            _measure(key, row, sizes)
             why = fault(env, key, row)
             if why:
                 problems.append(f"{why} of cold {row.record.id!r} is missing")
@@ -61,9 +60,7 @@ def audit(cold: Cold, judge: Callable[[Row], list[str]] = lambda row: []) -> lis
 def _rows(env: Environment) -> Iterator[tuple[bytes, Row]]:
     first = 0
     while True:
-        cursor = env.scan("rows")
-        is_found = cursor.set_range(pack_number(first))
-        found = list(islice(cursor.iternext(), COLD_REMAP_ROWS)) if is_found else []
+        found = env.page("rows", pack_number(first), COLD_REMAP_ROWS)
         for key, data in found:
             yield key, read_row(row_of(key), data)
         if len(found) < COLD_REMAP_ROWS:
@@ -72,10 +69,9 @@ def _rows(env: Environment) -> Iterator[tuple[bytes, Row]]:
         env.remap()
 
 
-def _measure(env: Environment, key: bytes, row: Row, sizes: Counter[str]) -> None:
+def _measure(key: bytes, row: Row, sizes: Counter[str]) -> None:
     """Count the entries that belong to a row."""
     sizes["ids"] += 1
     sizes["expiry"] += 1
     sizes["lists"] += len(list_keys(row.record, key))
-    for number in set(numbers_of(row.record, row.spent)):
-        sizes["values"] += env.get("values", pack_number(number)) is not None
+    sizes["values"] += len(set(numbers_of(row.record, row.spent)))

@@ -16,12 +16,13 @@ import errno
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
 from ..beside import Background, Folder, boot_id
-from ..errors import OUT_OF_SPACE
+from ..errors import REFUSALS
 from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX, DISK_FLOOR_BYTES
 
 T = TypeVar("T")
@@ -38,9 +39,6 @@ IN_USE = "IN_USE"
 UNSYNCED = "UNSYNCED"
 UUID_BYTES = 16
 _NAMES = ("rows", "ids", "lists", "expiry", "values", "counts", "meta", "former")
-_FULL = OUT_OF_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM}
-"""What says that there is no room; so does EIO on a disk that is nearly full: a write that the disk
-has cut short."""
 _UUID = b"uuid"
 _NO_BOOT = b"?"
 """Nothing tells one boot from another."""
@@ -132,6 +130,15 @@ class Environment:
         """Return a cursor of its own."""
         return self.reader().cursor(self._dbs[name])
 
+    def page(self, name: str, first: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        """Return so many keys and values, from a key on; fewer at the end of the database.
+
+        Raises:
+            lmdb.Error: they cannot be read.
+        """
+        cursor = self.scan(name)
+        return list(islice(cursor.iternext(), count)) if cursor.set_range(first) else []
+
     def get(self, name: str, key: bytes) -> bytes | None:
         """Return the value of a key.
 
@@ -181,7 +188,8 @@ class Environment:
 
     def _is_full(self, code: int) -> bool:
         if code != errno.EIO:
-            return code in _FULL
+            return code in REFUSALS
+        # So ends a write that a nearly full disk has cut short.
         try:
             return self._folder.free_bytes() < DISK_FLOOR_BYTES
         except OSError:

@@ -10,8 +10,6 @@ since. A process may end at any point of a checkpoint: the one that it then find
 
 from __future__ import annotations
 
-from itertools import islice
-
 import lmdb
 
 from ..limits import COLD_FORGET_ROWS, COLD_UNDO_ROWS
@@ -115,9 +113,7 @@ def roll_back(env: Environment, number: int) -> bool:
 
 def _undo_newer(env: Environment, counts: Counts, begin: int) -> bool:
     """Delete some rows that are newer; return whether there were any."""
-    cursor = env.scan("rows")
-    is_found = cursor.set_range(pack_number(begin))
-    found = list(islice(cursor.iternext(), COLD_UNDO_ROWS)) if is_found else []
+    found = env.page("rows", pack_number(begin), COLD_UNDO_ROWS)
     newer = [(row_of(key), read_row(row_of(key), data)) for key, data in found]
     for _, row in newer:
         counts.add(row.record.type, row.record.state, -1)
@@ -135,7 +131,7 @@ def _undo_newer(env: Environment, counts: Counts, begin: int) -> bool:
 
 def _bring_back(env: Environment, counts: Counts, number: int, begin: int) -> bool:
     """Bring some rows back that were deleted since; return whether any were kept aside."""
-    found = list(islice(env.scan("former").iternext(), COLD_UNDO_ROWS))
+    found = env.page("former", b"", COLD_UNDO_ROWS)
     former = []
     for key, data in found:
         row = row_of(key)

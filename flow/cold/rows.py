@@ -9,8 +9,8 @@ from itertools import groupby, islice
 import lmdb
 
 from ..index.cold import ColdSlot, ListKind
-from ..index.listing import cursor_of
 from ..limits import COLD_REMAP_ROWS
+from ..order import cursor_of, is_beyond
 from ..queries import Cursor
 from ..record import TERMINAL_STATES, Record
 from .changes import Counts
@@ -179,7 +179,7 @@ class Rows:
             if len(records) > 1:
                 records.sort(key=cursor_of, reverse=reverse)
             for record in records:
-                if after is None or _is_beyond(cursor_of(record), after, reverse):
+                if is_beyond(record, after, reverse=reverse):
                     yield record
 
     def count(self, flow_type: str, state: str) -> int:
@@ -232,7 +232,3 @@ class Rows:
         if self._touched >= COLD_REMAP_ROWS:
             self._touched = 0
             self._env.remap()
-
-
-def _is_beyond(cursor: Cursor, after: Cursor, reverse: bool) -> bool:
-    return cursor < after if reverse else cursor > after

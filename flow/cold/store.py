@@ -230,12 +230,6 @@ class Cold(Rows):
             self._env.write(work)
             self._settle()
 
-    def sync(self) -> bytes:
-        """Put everything on disk; return the identity that `open` takes to come back to it."""
-        self.begin_sync()
-        self._env.end_sync()
-        return self.identity
-
     @property
     def is_syncing(self) -> bool:
         """Whether what `begin_sync` began is under way."""

@@ -55,23 +55,19 @@ def _count(env: Environment) -> bool:
 
 def _verify_some(env: Environment, first: int, end: int) -> int:
     """Verify some rows from one on; return the last one."""
-    row = end
+    row = first
     try:
-        cursor = env.scan("rows")
-        is_found = cursor.set_range(pack_number(first))
-        found = cursor.iternext() if is_found else iter(())
-        for count, (key, data) in enumerate(found, 1):
+        found = env.page("rows", pack_number(first), COLD_VERIFY_ROWS)
+        for key, data in found:
             row = row_of(key)
             why = fault(env, key, read_row(row, data))
             if why:
                 raise env.damaged(f"{why} of row {row} is missing")
-            if count == COLD_VERIFY_ROWS:
-                return row
     except lmdb.Error as error:
         raise env.damaged(str(error)) from error
     except BadRow:
         raise env.damaged(f"row {row} or a position of its values is damaged") from None
-    return end
+    return row if len(found) == COLD_VERIFY_ROWS else end
 
 
 def fault(env: Environment, key: bytes, row: Row) -> str:

@@ -1,9 +1,8 @@
 """Moving: after a merge has copied an entry, whoever names it is told where it lies now.
 
 Owners are a flow's slot, a fact's key, the number of a value, or, below zero, the row of a cold
-flow. Between
-the copying and the moving a flow may have become cold, or hot again. Then what was copied is read
-once more, to see whose it is.
+flow. Between the copying and the moving a flow may have become cold, or hot again. Then what was
+copied is read once more, to see whose it is.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..cold.verify import verify
-from ..errors import OUT_OF_SPACE
+from ..errors import OUT_OF_SPACE, REFUSALS
 from ..host import Files
 from ..limits import (
     CHECKPOINT_CLOSE_BYTES,
@@ -27,7 +27,6 @@ from ..limits import (
 )
 from ..log.log import Log
 from ..log.parts import Span
-from ..log.space import REFUSALS
 from .checkpoint import Checkpoint
 from .choice import Choice, ratio
 from .hints import Hint

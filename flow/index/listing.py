@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+from ..order import cursor_of
 from ..queries import Cursor
 from ..record import Record
 from .table import FlowTable, Slot
@@ -88,11 +89,6 @@ class Listing:
         self._gone.pop(flow_type, None)
         self.is_used = True
         return entries
-
-
-def cursor_of(record: Record) -> Cursor:
-    """Return a record's place in a listing."""
-    return record.updated_at_ms, record.id, record.partition_key or ""
 
 
 def _key(entry: _Entry) -> Cursor:

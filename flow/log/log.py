@@ -6,14 +6,14 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator, Sequence
 
-from ..errors import DELETED, CorruptLog
+from ..errors import DELETED, REFUSALS, CorruptLog
 from ..host import File, Files
 from ..limits import OPEN_SEGMENTS_MAX, SEGMENT_BYTES, SEGMENT_GROW_BYTES
 from .frame import HEADER_BYTES, seal
 from .parts import Part, Span, segment_name
 from .position import OFFSET_MAX, Position
 from .shortcut import remove_shortcuts
-from .space import REFUSALS, Space
+from .space import Space
 from .start import Recovery
 
 _ROOM = bytes(HEADER_BYTES)

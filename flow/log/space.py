@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 
-from ..errors import OUT_OF_SPACE
+from ..errors import REFUSALS
 from ..host import File, Files, Room
 from ..limits import (
     DISK_FLOOR_BYTES,
@@ -29,8 +29,6 @@ from ..limits import (
 )
 
 RESERVE_NAME = "reserve"
-REFUSALS = OUT_OF_SPACE | {errno.EROFS, errno.EACCES, errno.EPERM}
-"""What a disk says that lets no file grow, and that someone can mend while the shard runs."""
 
 
 class Space:

@@ -7,10 +7,10 @@ from heapq import merge
 from typing import Any
 
 from ..errors import ambiguous
-from ..index.listing import cursor_of
 from ..index.table import Slot
 from ..index.timequeue import head
 from ..limits import LIST_SCAN_FLOWS
+from ..order import cursor_of, is_beyond
 from ..queries import Cursor, Get, History, Info, Lineage, List, Stuck
 from ..record import NO_EXTRAS, RUNNING, TERMINAL_STATES, Record
 from ..replies import Data, Done, Rejected, Reply
@@ -72,8 +72,7 @@ def lineage(state: ShardState, query: Lineage, now_ms: int) -> Reply:
     hot = [
         record
         for slot in slots
-        if (record := slot.record) is not None
-        and (query.after is None or cursor_of(record) > query.after)
+        if (record := slot.record) is not None and is_beyond(record, query.after)
     ]
     hot.sort(key=cursor_of)
     scan = None
@@ -98,7 +97,7 @@ def _cold_kin(state: ShardState, query: Lineage, ends: list[str]) -> Iterator[It
     yield state.cold.walk(query.kind, query.id, ends, query.after)
     if query.kind == "root":
         roots = [slot.held for slot in state.cold.of_id(query.id) if _is_root(slot)]
-        beyond = (r for r in roots if query.after is None or cursor_of(r) > query.after)
+        beyond = (record for record in roots if is_beyond(record, query.after))
         yield sorted(beyond, key=cursor_of)
 
 
@@ -136,10 +135,9 @@ def _until_end(
 ) -> Iterator[Record]:
     """Yield records as far as the cold flows among them were looked at."""
     for record in records:
-        if scan is not None and scan.end is not None:
-            place = cursor_of(record)
-            if place < scan.end if is_reversed else place > scan.end:
-                return
+        end = None if scan is None else scan.end
+        if end is not None and is_beyond(record, end, reverse=is_reversed):
+            return
         yield record
 
 

@@ -26,6 +26,7 @@ from bench._measure import (
     expect,
     parser,
     payload_of,
+    settling,
     shards_rss_bytes,
     tell,
 )
@@ -131,14 +132,14 @@ class Work:
             return
         chance = self._chance.random()
         if chance < 0.1:
-            moves = [{**guard(job), "from_state": job.logical_state} for job in jobs[:20]]
+            moves = [{**settling(job), "from_state": job.logical_state} for job in jobs[:20]]
             self._persist(
                 lambda: self._store.flow_transition_many(moves, to_state="next", independent=True)
             )
             jobs = jobs[20:]
         elif chance < 0.2:
             self._fan_out(jobs.pop())
-        ends = [{**guard(job), "result": os.urandom(32)} for job in jobs]
+        ends = [{**settling(job), "result": os.urandom(32)} for job in jobs]
         if ends:
             self._persist(lambda: self._store.flow_complete_many(ends, independent=True))
 
@@ -190,16 +191,6 @@ class Work:
             print(" ".join(f"{name}={value:,.0f}" for name, value in found._asdict().items()))
             sys.stdout.flush()
         self.samples.append(found)
-
-
-def guard(job: sf.FlowRecord) -> dict[str, Any]:
-    """Return what names a flow and shows that it is held."""
-    return {
-        "id": job.id,
-        "partition_key": job.partition_key,
-        "lease_token": job.lease_token,
-        "fencing_token": job.fencing_token,
-    }
 
 
 def judged(samples: list[Sample], shards: int) -> Figures:

@@ -14,6 +14,7 @@ from shardflow.actors.local import LocalLink
 from shardflow.actors.messages import Departure
 from shardflow.actors.ports import LocalPort
 from shardflow.actors.service import Service
+from shardflow.flow.cold.store import Cold
 from shardflow.flow.engine import Engine
 from shardflow.sdk import opening
 
@@ -28,6 +29,13 @@ class AtOnce:
 
     def wait(self) -> None:
         """It is done."""
+
+
+def synced(cold: Cold) -> bytes:
+    """Put everything on disk; return the identity that `open` takes to come back to it."""
+    identity = cold.begin_sync()
+    cold.end_sync()
+    return identity
 
 
 def open_cold(path: Path, options: dict[str, Any]) -> sf.Store:

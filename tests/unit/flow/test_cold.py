@@ -20,9 +20,10 @@ from shardflow.flow.cold.environment import ColdDamaged, ColdFull
 from shardflow.flow.cold.layout import BadRow, pack_number, pack_row, place_in_list, read_row
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.cold.verify import verify
-from shardflow.flow.index.listing import cursor_of
 from shardflow.flow.limits import COLD_REMAP_ROWS, MIB, NAME_BYTES_MAX
+from shardflow.flow.order import cursor_of
 from shardflow.flow.record import COMPLETED, FAILED, Extras, NamedValue, Record, numbers_of
+from support.colds import synced
 from support.small_disk import SmallDisk, install
 
 UUID = b"u" * 16
@@ -402,7 +403,7 @@ def test_small_files_need_no_room(
 ) -> None:
     cold = opened()
     records = project(cold, ended("a"), ended("b"))
-    identity = cold.sync()
+    identity = synced(cold)
     disk = SmallDisk(Path(folder.path), tmp_path / "size")
     disk.fill()
     install(disk, monkeypatch)
@@ -423,7 +424,7 @@ def test_files_that_cannot_be_written_are_a_full_disk(
 
     cold = opened()
     project(cold, ended("a"))
-    cold.sync()
+    synced(cold)
     with monkeypatch.context() as patch:
         patch.setattr(DiskFolder, "write", full)
         cold.verified()
@@ -559,7 +560,7 @@ def test_a_time_that_is_not_the_flows_own_drops_none(opened: Open, bit: int) -> 
 def test_counts_that_differ_from_the_rows_are_damage(opened: Open, name: str) -> None:
     cold = opened()
     project(cold, ended("a"), ended("b"))
-    identity = cold.sync()
+    identity = synced(cold)
     cold.environment.write(lambda writing: writing.clear(name))
     again = opened(identity)
     assert again.identity != identity, "made anew"
@@ -577,7 +578,7 @@ def test_without_an_identity_it_begins_anew(opened: Open) -> None:
 def test_a_sync_is_come_back_to(opened: Open) -> None:
     cold = opened()
     records = project(cold, *(ended(n, payload_number=256 + ord(n)) for n in "abc"))
-    identity = cold.sync()
+    identity = synced(cold)
     again = opened(identity)
     assert again.identity == identity and audit(again) == []
     assert walked(again) == records
@@ -586,7 +587,7 @@ def test_a_sync_is_come_back_to(opened: Open) -> None:
 def test_what_came_after_the_sync_is_undone(opened: Open) -> None:
     cold = opened()
     records = project(cold, *(ended(n, payload_number=256 + ord(n), state=FAILED) for n in "abcd"))
-    identity = cold.sync()
+    identity = synced(cold)
     project(cold, ended("new"), ended("newer", payload_number=1))
     for flow_id, drops in (("a", True), ("b", False), ("newer", True)):
         slot = cold.find(None, flow_id)
@@ -606,8 +607,8 @@ def test_what_came_after_the_sync_is_undone(opened: Open) -> None:
 def test_another_identity_is_not_believed(opened: Open) -> None:
     cold = opened()
     project(cold, ended("a"))
-    first = cold.sync()
-    second = cold.sync()
+    first = synced(cold)
+    second = synced(cold)
     assert first != second
     assert opened(first).rows == 0
     assert opened(second).rows == 0
@@ -619,7 +620,7 @@ def test_after_another_boot_only_what_was_synced_is_believed(
     for writes in (False, True):
         cold = opened()
         project(cold, ended("a"))
-        identity = cold.sync()
+        identity = synced(cold)
         if writes:
             project(cold, ended("b"))
         with monkeypatch.context() as patch:
@@ -631,7 +632,7 @@ def test_after_another_boot_only_what_was_synced_is_believed(
 def test_what_is_closed_in_order_is_on_disk(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     cold = opened()
     records = project(cold, ended("a"))
-    identity = cold.sync()
+    identity = synced(cold)
     project(cold, ended("b"))
     cold.close()
     with monkeypatch.context() as patch:
@@ -644,7 +645,7 @@ def test_after_ends_in_a_row_that_it_may_be_to_blame_for_it_begins_anew(
 ) -> None:
     cold = opened()
     project(cold, ended("a"))
-    identity = cold.sync()
+    identity = synced(cold)
     cold.close()
     found = []
     for _ in range(4):
@@ -667,7 +668,7 @@ def test_ends_after_it_was_verified_are_not_put_down_to_it(
 ) -> None:
     cold = opened()
     project(cold, ended("a"))
-    identity = cold.sync()
+    identity = synced(cold)
     cold.close()
     for _ in range(4):
         cold = opened(identity)
@@ -679,7 +680,7 @@ def test_ends_after_it_was_verified_are_not_put_down_to_it(
 def test_processes_that_know_why_they_end_do_not_count(opened: Open) -> None:
     cold = opened()
     project(cold, ended("a"))
-    identity = cold.sync()
+    identity = synced(cold)
     assert [opened(identity).rows for _ in range(4)] == [1] * 4
 
 
@@ -687,7 +688,7 @@ def test_processes_that_know_why_they_end_do_not_count(opened: Open) -> None:
 def test_a_file_that_was_cut_is_not_believed(folder: DiskFolder, opened: Open, size: int) -> None:
     cold = opened()
     project(cold, ended("a"))
-    identity = cold.sync()
+    identity = synced(cold)
     cold.close()
     path = Path(folder.path) / "data.mdb"
     path.write_bytes(path.read_bytes()[:size])

@@ -24,8 +24,8 @@ from shardflow.flow.cold import environment, rollback, rows, store
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.engine import project
 from shardflow.flow.engine.engine import Engine
-from shardflow.flow.index.listing import cursor_of
 from shardflow.flow.machine import reads
+from shardflow.flow.order import cursor_of
 from shardflow.flow.record import Record
 from shardflow.flow.replies import Data, Done
 from shardflow.flow.settings import Settings
