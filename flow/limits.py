@@ -110,6 +110,8 @@ SHORTCUT_BLOCK_BYTES: Final = 256 * KIB
 """A block of a checkpoint or a hint ends at the first flow, fact or value past this size..."""
 SHORTCUT_SLICE_ITEMS: Final = 1_000
 """...and has no more than so many of them: it is what one slice writes."""
+TABLE_WALK_FLOWS: Final = 50_000
+"""A checkpoint lists so many flows at a time."""
 CHECKPOINT_LOG_BYTES: Final = 64 * MIB
 """A checkpoint is due when the log has grown by this since the last one..."""
 CHECKPOINT_GROWTH_RATIO: Final = 2

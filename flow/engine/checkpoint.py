@@ -6,6 +6,7 @@ flow/engine/resume.py, which reads it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator
 
 from ..codec import encoder
@@ -73,7 +74,9 @@ class Checkpoint:
             identity,
         )
         self._facts = [(fact, values.facts.packed_place(fact)) for fact in _facts_of(state)]
-        self._slots = state.table.slots()
+        # Flows that are added after the frame that it begins with are told by what follows that.
+        self._walk = state.table.walk()
+        self._slots = deque([next(self._walk, [])])
         self._steps = self._run()
         self.is_done = False
         self.is_waiting = False
@@ -97,11 +100,15 @@ class Checkpoint:
     def abandon(self) -> None:
         """Stop in the middle, as if it had never begun."""
         self._steps.close()
+        self._walk.close()
         self._writer.abandon()
 
     def _run(self) -> Generator[bool]:
         self._writer.add(self._header)
         yield True
+        for slots in self._walk:
+            self._slots.append(slots)
+            yield True
         yield from self._write_facts()
         yield from self._write_flows()
         # After the flows: a value that has gone since a flow was written is not in it, and one that
@@ -138,20 +145,21 @@ class Checkpoint:
             yield True
 
     def _write_flows(self) -> Iterator[bool]:
-        slots = self._slots
-        while slots:
-            block = Flows([], [], [])
-            size = 0
-            for _ in range(min(len(slots), SHORTCUT_SLICE_ITEMS)):
-                slot = slots.pop()
-                # One that has come back from cold is of a class of its own.
-                if slot.__class__ is not dict and slot.held is not None:
-                    size += _add(block, slot)
-                    if size >= SHORTCUT_BLOCK_BYTES:
-                        break
-            if block.records:
-                self._writer.add(block)
-            yield True
+        while self._slots:
+            slots = self._slots.popleft()
+            slots.reverse()
+            while slots:
+                block = Flows([], [], [])
+                size = 0
+                for _ in range(min(len(slots), SHORTCUT_SLICE_ITEMS)):
+                    slot = slots.pop()
+                    if slot.held is not None:
+                        size += _add(block, slot)
+                        if size >= SHORTCUT_BLOCK_BYTES:
+                            break
+                if block.records:
+                    self._writer.add(block)
+                yield True
 
     def _write_places(self) -> Iterator[bool]:
         keydir = self._values.keydir

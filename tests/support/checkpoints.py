@@ -19,6 +19,7 @@ from hypothesis.stateful import rule
 from shardflow.flow import commands
 from shardflow.flow.engine import checkpoint, hints, upkeep
 from shardflow.flow.engine.engine import Engine
+from shardflow.flow.index import table
 from shardflow.flow.log import shortcut
 from shardflow.flow.log.position import unpack
 from shardflow.flow.record import Record
@@ -34,6 +35,7 @@ SHORTCUT = re.compile(r".*\.(checkpoint|hint)(\.new)?")
 def small_slices() -> Iterator[pytest.MonkeyPatch]:
     """Let a checkpoint take many slices, blocks and syncs."""
     with small_files() as patch:
+        patch.setattr(table, "TABLE_WALK_FLOWS", 3)
         patch.setattr(checkpoint, "SHORTCUT_SLICE_ITEMS", 2)
         patch.setattr(hints, "SHORTCUT_SLICE_ITEMS", 3)
         patch.setattr(hints, "MERGE_SLICE_ENTRIES", 3)
