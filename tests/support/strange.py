@@ -143,6 +143,8 @@ FLOATS = (float("nan"), float("inf"), float("-inf"), -0.0)
 BLOBS = (b"", b"\xc1", b"x" * 5_000)
 OTHERS: tuple[Any, ...] = (None, True, -1, 2**40, "z", b"z", 1.5, [], {}, [[]], {"a": {"a": 1}})
 
+_DEPTH_MAX = 10
+"""A thousand things that are each 900 levels deep have paths of some gigabytes."""
 Path = tuple[Any, ...]
 """The way to a place: positions in arrays, keys of maps; `Key(k)` at its end: the key itself."""
 
@@ -157,8 +159,10 @@ def raw(request: Any) -> Any:
 
 
 def places(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield every place of a raw request, and what stands there."""
+    """Yield every place of a raw request, and what stands there; nothing below `_DEPTH_MAX`."""
     yield path, node
+    if len(path) == _DEPTH_MAX:
+        return
     if isinstance(node, list):
         for index, child in enumerate(node):
             yield from places(child, (*path, index))
