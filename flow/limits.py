@@ -162,8 +162,10 @@ COLD_REMAP_ROWS: Final = 500
 each of them brings its neighbours with it, which count as memory of the process."""
 COLD_WAITING_MAX: Final = 5_000
 """Flows let go of that wait for a checkpoint's sync to end, before a transaction waits for it."""
-COLD_UNDO_ROWS: Final = 100
-"""Rows that one transaction undoes at a start: few, so that a full disk has the pages for it."""
+COLD_UNDO_ROWS: Final = 1_000
+"""Rows that one transaction undoes at a start..."""
+COLD_UNDO_ROWS_MIN: Final = 100
+"""...and on a disk that has no room for so many at once."""
 COLD_FORGET_ROWS: Final = 500
 """Rows kept aside for that which one transaction forgets: more than it may add."""
 COLD_ID_BYTES: Final = 64

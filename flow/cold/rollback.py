@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import lmdb
 
-from ..limits import COLD_FORGET_ROWS, COLD_UNDO_ROWS
+from ..limits import COLD_FORGET_ROWS, COLD_UNDO_ROWS, COLD_UNDO_ROWS_MIN
 from ..record import numbers_of
 from .changes import Counts, Leaving, delete_row, put_rows, read_former
-from .environment import Environment, Writing
+from .environment import ColdFull, Environment, Writing
 from .layout import BadRow, pack_number, read_row, row_of, tag_of
 
 _SYNCED, _BEGIN = b"synced", b"begin"
@@ -103,17 +103,25 @@ def roll_back(env: Environment, number: int) -> bool:
         # First of all: what is half undone is no longer what any other state was.
         env.write(lambda writing: _settle_on(writing, number, begin))
     try:
-        counts = Counts.load(env)
-        while _undo_newer(env, counts, begin) or _bring_back(env, counts, number, begin):
-            env.remap()
+        try:
+            _undo(env, number, begin, COLD_UNDO_ROWS)
+        except ColdFull:
+            _undo(env, number, begin, COLD_UNDO_ROWS_MIN)
     except (BadRow, ValueError, lmdb.Error) as error:
         raise env.damaged(f"a row is damaged ({error!r})") from error
     return True
 
 
-def _undo_newer(env: Environment, counts: Counts, begin: int) -> bool:
+def _undo(env: Environment, number: int, begin: int, count: int) -> None:
+    """Undo what is left to be undone, so many rows at a time."""
+    counts = Counts.load(env)
+    while _undo_newer(env, counts, begin, count) or _bring_back(env, counts, number, begin, count):
+        env.remap()
+
+
+def _undo_newer(env: Environment, counts: Counts, begin: int, count: int) -> bool:
     """Delete some rows that are newer; return whether there were any."""
-    found = env.page("rows", pack_number(begin), COLD_UNDO_ROWS)
+    found = env.page("rows", pack_number(begin), count)
     newer = [(row_of(key), read_row(row_of(key), data)) for key, data in found]
     for _, row in newer:
         counts.add(row.record.type, row.record.state, -1)
@@ -129,9 +137,9 @@ def _undo_newer(env: Environment, counts: Counts, begin: int) -> bool:
     return bool(newer)
 
 
-def _bring_back(env: Environment, counts: Counts, number: int, begin: int) -> bool:
+def _bring_back(env: Environment, counts: Counts, number: int, begin: int, count: int) -> bool:
     """Bring some rows back that were deleted since; return whether any were kept aside."""
-    found = env.page("former", b"", COLD_UNDO_ROWS)
+    found = env.page("former", b"", count)
     former = []
     for key, data in found:
         row = row_of(key)

@@ -13,10 +13,10 @@ import pytest
 from shardflow.flow import beside
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.codec import encoder
-from shardflow.flow.cold import environment, rows, store
+from shardflow.flow.cold import environment, rollback, rows, store
 from shardflow.flow.cold.audit import audit
 from shardflow.flow.cold.changes import Leaving
-from shardflow.flow.cold.environment import ColdDamaged, ColdFull
+from shardflow.flow.cold.environment import ColdDamaged, ColdFull, Environment
 from shardflow.flow.cold.layout import BadRow, pack_number, pack_row, place_in_list, read_row
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.cold.verify import verify
@@ -602,6 +602,44 @@ def test_what_came_after_the_sync_is_undone(opened: Open) -> None:
         assert again.count(TYPE, FAILED) == 4 and not again.count(TYPE, COMPLETED)
         assert again.place(256 + ord("a")) == (256 + ord("a")).to_bytes(12, "big")
         again.close()
+
+
+@pytest.mark.parametrize("refused", [2, 3, 4])
+def test_on_a_full_disk_a_few_at_a_time_are_undone(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    monkeypatch.setattr(rollback, "COLD_UNDO_ROWS", 10)
+    monkeypatch.setattr(rollback, "COLD_UNDO_ROWS_MIN", 2)
+    cold = opened()
+    records = project(cold, *(ended(f"old{n}", payload_number=256 + n) for n in range(15)))
+    identity = synced(cold)
+    for n in range(15):
+        slot = cold.find(None, f"old{n}")
+        assert slot is not None
+        cold.remove(slot)
+    cold.flush()
+    project(cold, *(ended(f"new{n}") for n in range(15)))
+    cold.close()
+    write, page = Environment.write, Environment.page
+    sizes: list[int] = []
+    tries = itertools.count(1)
+
+    def full(env: Environment, work: Any) -> Any:
+        if next(tries) == refused:
+            raise ColdFull(28, "full")
+        return write(env, work)
+
+    def counted(env: Environment, name: str, first: bytes, count: int) -> Any:
+        sizes.append(count)
+        return page(env, name, first, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Environment, "write", full)
+        patch.setattr(Environment, "page", counted)
+        again = opened(identity)
+    assert again.identity == identity and audit(again) == []
+    assert walked(again) == sorted(records, key=cursor_of)
+    assert set(sizes) == {10, 2}
 
 
 def test_another_identity_is_not_believed(opened: Open) -> None:
