@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from ..flow.limits import (
+    SWEEP_REST_RATIO,
     UPKEEP_HASTE_RATIO,
     UPKEEP_IDLE_SECONDS,
     UPKEEP_QUIET_SECONDS,
@@ -53,3 +54,23 @@ class Pace:
         if is_busy:
             rest_s = (now_s - start_s) * UPKEEP_REST_RATIO * (1 - haste)
         self._not_before_s = now_s + rest_s
+
+
+class SweepPace:
+    """After each sweep, leaves the shard to its callers for a while."""
+
+    def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
+        self._now_s = now_s
+        self._not_before_s = 0.0
+
+    @property
+    def wait_ms(self) -> int:
+        """Milliseconds until the next sweep may run."""
+        return max(0, math.ceil((self._not_before_s - self._now_s()) * 1_000))
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Do one sweep."""
+        start_s = self._now_s()
+        work()
+        now_s = self._now_s()
+        self._not_before_s = now_s + (now_s - start_s) * SWEEP_REST_RATIO

@@ -24,7 +24,7 @@ from .disk import DiskWatch
 from .fanouts import NOTED, Fanouts
 from .held import Held
 from .messages import Arrival, Departure
-from .pace import Pace
+from .pace import Pace, SweepPace
 from .staging import Staging
 from .waiters import Waiter, Waiters
 
@@ -48,6 +48,7 @@ class Service:
         self._collect: Arrival | None = None
         """The courier's request, while there is nothing to be delivered."""
         self._pace = Pace()
+        self._sweep_pace = SweepPace()
         self.staging = staging or Staging(None)
         engine.log.keeps_files = self.staging.keeps_files
         self._relaxed = relaxed
@@ -84,7 +85,7 @@ class Service:
             departures = self._held.keep(asked, departures, now_ms)
         while Tick in kinds and engine.sweep(now_ms) is not None:
             # A clock that stands still between ticks: what is due is done when a tick returns.
-            self._step([], now_ms)
+            self._sweep(now_ms)
         for arrival in own:
             departures += self._answer_own(arrival, now_ms)
         if ClaimDue in kinds and self.waiters.has_promises:
@@ -124,7 +125,7 @@ class Service:
             self.waiters.next_wake_ms(),
             self.fanouts.next_wake_ms(),
             None if self._collect is None else self.engine.next_ask_ms(),
-            self.engine.next_sweep_ms(),
+            self._next_sweep_ms(),
             self._held.next_wake_ms(),
             self._sync_at_ms,
             now_ms + self._pace.wait_ms if is_busy else None,
@@ -221,15 +222,25 @@ class Service:
         return self._held.keep(posts, self._put(posts, now_ms, is_noted=False), now_ms)
 
     def _step(self, requests: Sequence[Any], now_ms: int) -> list[Answer]:
-        sweep = self.engine.sweep(now_ms)
-        if sweep is not None:
-            requests = [sweep, *requests]
+        if not self._sweep_pace.wait_ms:
+            self._sweep(now_ms)
         answers = self.engine.step(requests, now_ms, self.clock.order_us())
-        if sweep is not None:
-            del answers[0]
         if self._relaxed and self._sync_at_ms is None and self.engine.log.has_unsynced:
             self._sync_at_ms = now_ms + RELAXED_SYNC_MS
         return answers
+
+    def _sweep(self, now_ms: int) -> None:
+        """Remove some of what is over; it is in a frame of its own, so that it can be timed."""
+        sweep = self.engine.sweep(now_ms)
+        if sweep is not None:
+            order_us = self.clock.order_us()
+            self._sweep_pace.run(lambda: self.engine.step([sweep], now_ms, order_us))
+
+    def _next_sweep_ms(self) -> int | None:
+        due_ms = self.engine.next_sweep_ms()
+        if due_ms is None or not (wait_ms := self._sweep_pace.wait_ms):
+            return due_ms
+        return max(due_ms, self.clock.now_ms() + wait_ms)
 
     def _set_clock(self, arrivals: Sequence[Arrival]) -> None:
         if isinstance(self.clock, SetClock):

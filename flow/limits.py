@@ -279,6 +279,9 @@ SWEEP_ITEMS_MAX: Final = 200
 """Expired flows that a shard removes by itself in one batch..."""
 SWEEP_TRAIL_BYTES_MAX: Final = 256 * KIB
 """...and no further one once their trails have this size: each event of a history is counted."""
+SWEEP_REST_RATIO: Final = 1
+"""...and then none for so many times as long as that took: however much is over at once, half of
+the time is its callers'."""
 PROBE_KEYS_MAX: Final = 64
 """Claims up to this size over several shards are merged in exact order."""
 

@@ -43,7 +43,9 @@ class Rows:
         """Rows that are hidden, and wait for the next transaction."""
         self._gone_values: set[int] = set()
         self._slots: dict[int, ColdSlot] = {}
-        """What this step has looked at."""
+        """What this step has looked at, by row..."""
+        self._identified: dict[tuple[str | None, str], ColdSlot] = {}
+        """...and by partition and id: what is removed is looked up several times."""
         self._expiry: int | None = None
         self._is_expiry_known = False
         self._touched = 0
@@ -60,6 +62,9 @@ class Rows:
 
     def find(self, partition_key: str | None, flow_id: str) -> ColdSlot | None:
         """Return a flow; the same object until the step ends."""
+        slot = self._identified.get((partition_key, flow_id))
+        if slot is not None:
+            return slot
         prefix = identity_prefix(partition_key, flow_id)
         self._touch(1)
         try:
@@ -99,8 +104,17 @@ class Rows:
             found = self.read(row)
             version = found.record.version
             slot = ColdSlot(found.record, version, found.trail, found.spent or None, None, row)
-            self._slots[row] = slot
+            self._slots[row] = self._identified[found.record.partition_key, found.record.id] = slot
         return slot
+
+    def _forget(self) -> None:
+        """Look at rows anew."""
+        self._slots.clear()
+        self._identified.clear()
+
+    def _forget_one(self, row: int, record: Record) -> None:
+        if self._slots.pop(row, None) is not None:
+            del self._identified[record.partition_key, record.id]
 
     def _record(self, row: int) -> Record | None:
         """Return a flow that nobody looks at again; None if its row is hidden."""

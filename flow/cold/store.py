@@ -108,7 +108,7 @@ class Cold(Rows):
 
     def _let_go(self, slot: ColdSlot, numbers: list[int]) -> None:
         row, record = slot.row, slot.held
-        self._slots.pop(row, None)
+        self._forget_one(row, record)
         # The slot itself goes on to change, or is emptied, and so is its list.
         spent = list(slot.spent or ())
         self._gone[row] = ColdSlot(record, slot.version, slot.trail, spent, None, row)
@@ -135,7 +135,7 @@ class Cold(Rows):
         """Return the row of the flow whose history names an entry of the log; 0 if none does."""
         slot = self.find(partition_key, flow_id) if self.rows else None
         # Merges ask for many, and no step will end that clears them away.
-        self._slots.clear()
+        self._forget()
         return slot.row if slot is not None and trail_index(slot.trail, place) >= 0 else 0
 
     def move(
@@ -154,7 +154,7 @@ class Cold(Rows):
         here = [(n, old, new) for n, old, new in values if self.place(n) == old]
         if not by_row and not here:
             return set()
-        self._slots.clear()
+        self._forget()
 
         def work(writing: Writing) -> set[bytes]:
             moved = set()
@@ -208,7 +208,7 @@ class Cold(Rows):
 
     def rest(self, *, may_write: bool = True) -> None:
         """End a step: what it looked at is forgotten; much that it let go of is deleted."""
-        self._slots.clear()
+        self._forget()
         waiting = len(self._gone)
         # A transaction would wait for the sync.
         if self.is_syncing and waiting < COLD_WAITING_MAX:
@@ -273,7 +273,7 @@ class Cold(Rows):
         """Forget what was waiting for the transaction that is over."""
         self._gone.clear()
         self._gone_values.clear()
-        self._slots.clear()
+        self._forget()
         self._flush_at = COLD_BATCH_FLOWS
         self._is_expiry_known = False
         self.counts.settle()

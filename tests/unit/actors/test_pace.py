@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from shardflow.actors.pace import Pace
+from shardflow.actors.messages import Arrival
+from shardflow.actors.pace import Pace, SweepPace
+from shardflow.actors.service import Service
+from shardflow.flow.commands import Cancel, Create, Ending, Hydration, NewFlow, Sweep
+from shardflow.flow.engine import Answer, Engine
+from shardflow.flow.host import SetClock
 from shardflow.flow.limits import (
+    SWEEP_ITEMS_MAX,
+    SWEEP_REST_RATIO,
     UPKEEP_HASTE_RATIO,
     UPKEEP_QUIET_SECONDS,
     UPKEEP_REST_RATIO,
     UPKEEP_SLICE_SECONDS,
 )
+from shardflow.flow.memory import MemoryFiles
+from shardflow.flow.queries import Get
+from shardflow.flow.replies import Done
+from shardflow.flow.settings import Settings
+from support.lone import Counting
 
 WORK_S = UPKEEP_SLICE_SECONDS / 4
 
@@ -65,3 +79,50 @@ def test_what_can_wait_is_done_when_nobody_is_served() -> None:
     pace.served()
     pace.run(work, 0.1, can_wait=True)
     assert len(done) == 2, "there is some haste"
+
+
+def test_a_sweep_is_followed_by_a_rest_as_long() -> None:
+    clock = [0.0]
+    pace = SweepPace(lambda: clock[0])
+
+    def work() -> None:
+        clock[0] += 0.012
+
+    assert pace.wait_ms == 0
+    pace.run(work)
+    rest_s = 0.012 * SWEEP_REST_RATIO
+    assert pace.wait_ms == pytest.approx(rest_s * 1_000, abs=1)
+    clock[0] += rest_s + 0.001
+    assert pace.wait_ms == 0
+
+
+def test_however_much_is_over_requests_are_served_in_between() -> None:
+    clock = [0.0]
+    wall = SetClock(1_000)
+    engine = Engine(MemoryFiles(), Counting(), Settings(retention_ms=10))
+    service = Service(engine, wall, relaxed=False)
+    service._sweep_pace = SweepPace(lambda: clock[0])
+    names = [f"f{number}" for number in range(3 * SWEEP_ITEMS_MAX)]
+    engine.step([Create([NewFlow(name, None, "t", "a") for name in names])], 1_000, 1)
+    engine.step([Cancel([Ending(n, None, None, None, force=True) for n in names])], 1_000, 2)
+    step = engine.step
+
+    def timed(requests: Any, now_ms: int, order_us: int) -> list[Answer]:
+        clock[0] += 0.010 if any(isinstance(request, Sweep) for request in requests) else 0.001
+        return step(requests, now_ms, order_us)
+
+    engine.step = timed  # type: ignore[method-assign]
+    wall.set(2_000)
+    get = Get(names[-1], None, True, Hydration(True, True, 1_000, True))
+    sizes = []
+    for _ in range(5):
+        (departure,) = service.serve([Arrival(None, 1, get)])
+        assert isinstance(departure.answer.reply, Done)
+        assert departure.answer.reply.outcomes == [], "what is over is seen no more"
+        assert service.next_wake_ms() == 2_000 + service._sweep_pace.wait_ms
+        sizes.append(len(engine.state.table))
+    assert sizes == [2 * SWEEP_ITEMS_MAX] * 5, "five requests take less time than the rest"
+    while engine.state.table:
+        clock[0] += service._sweep_pace.wait_ms / 1_000
+        service.wake()
+    assert clock[0] >= 3 * 0.010 * (1 + SWEEP_REST_RATIO) - 0.010
