@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
+from itertools import chain, islice
 
 from ..codec import encoder
 from ..cold.store import Cold
@@ -73,7 +74,7 @@ class Checkpoint:
             log.next_number,
             identity,
         )
-        self._facts = [(fact, values.facts.packed_place(fact)) for fact in _facts_of(state)]
+        self._facts = _facts_of(state)
         # Flows that are added after the frame that it begins with are told by what follows that.
         self._walk = state.table.walk()
         self._slots = deque([next(self._walk, [])])
@@ -129,18 +130,21 @@ class Checkpoint:
         remove_shortcuts(self._files, {self._writer.name, *hints_of(self._log.spans.values())})
 
     def _write_facts(self) -> Iterator[bool]:
-        self._facts.reverse()
-        while self._facts:
+        place_of = self._values.facts.packed_place
+        while True:
             entries: list[bytes] = []
             places = b""
             size = 0
-            while self._facts and len(entries) < SHORTCUT_SLICE_ITEMS:
-                fact, place = self._facts.pop()
+            for fact in islice(self._facts, SHORTCUT_SLICE_ITEMS):
                 entries.append(_encode(fact))
-                places += place
+                # One that has gone meanwhile lies nowhere, one that has come again elsewhere: what
+                # follows in the log tells the same, and what is dead is counted anew at the end.
+                places += place_of(fact)
                 size += len(entries[-1])
                 if size >= SHORTCUT_BLOCK_BYTES:
                     break
+            if not entries:
+                return
             self._writer.add(Facts(entries, places))
             yield True
 
@@ -199,12 +203,15 @@ def _add(block: Flows, slot: Slot) -> int:
     return len(packed) + len(slot.trail)
 
 
-def _facts_of(state: ShardState) -> list[object]:
-    """Return what a shard holds besides flows and values, as the entries that lead to it."""
+def _facts_of(state: ShardState) -> Iterator[object]:
+    """Return what a shard holds now besides flows and values, as the entries that lead to it."""
     families = state.families
+    outbox = families.outbox
     facts: list[object] = [*state.policies.all(), *families.prepared.values()]
     facts += families.received()
-    for dest, _, _ in families.outbox.lanes():
-        facts.append(Delivered(dest, families.outbox.cleared(dest)))
-        facts += (Posted(dest, number, post) for number, post in families.outbox.lane(dest))
-    return facts
+    dests = [dest for dest, _, _ in outbox.lanes()]
+    facts += (Delivered(dest, outbox.cleared(dest)) for dest in dests)
+    # There may be very many: only that they are there is noted at once.
+    lanes = [(dest, outbox.lane(dest)) for dest in dests]
+    posts = (Posted(dest, number, post) for dest, lane in lanes for number, post in lane)
+    return chain(facts, posts)
