@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import pykka
 
 from ..flow.errors import ShardUnavailable
+from ..flow.limits import WAIT_SLICE_SECONDS
 from .wire import read_reply
 
 logger = logging.getLogger("shardflow.link")
@@ -108,11 +109,24 @@ class ReplyFuture(pykka.Future[T], Generic[T]):
         if timeout_s is None:
             if self.lead is not None:
                 self.lead(self, None)
-            return self._gate.acquire()
+            return self._take_gate(None)
         end_s = time.monotonic() + timeout_s
         if self.lead is not None and timeout_s > 0:
             self.lead(self, timeout_s)
-        return self._gate.acquire(timeout=max(0.0, end_s - time.monotonic()))
+        return self._take_gate(end_s)
+
+    def _take_gate(self, end_s: float | None) -> bool:
+        """Take the gate by then; False: it is later.
+
+        A signal that comes right before a wait is handled after it. So none is long: Ctrl-C ends a
+        call that blocks.
+        """
+        while True:
+            left_s = WAIT_SLICE_SECONDS if end_s is None else max(0.0, end_s - time.monotonic())
+            if self._gate.acquire(timeout=min(left_s, WAIT_SLICE_SECONDS)):
+                return True
+            if not left_s:
+                return False
 
     def _settle(self) -> None:
         try:

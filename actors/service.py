@@ -6,7 +6,8 @@ known here. Nothing in it blocks but the engine's own reads, writes and syncs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -36,8 +37,15 @@ class Service:
     """One engine, and everything about it that needs the time."""
 
     def __init__(
-        self, engine: Engine, clock: Clock, *, relaxed: bool, staging: Staging | None = None
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        relaxed: bool,
+        staging: Staging | None = None,
+        now_s: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`now_s`: seconds, by which it measures what its own work takes."""
         self.engine = engine
         self.clock = clock
         self.admission = Admission(engine.state.settings.max_rss_bytes)
@@ -47,8 +55,8 @@ class Service:
         self._held = Held()
         self._collect: Arrival | None = None
         """The courier's request, while there is nothing to be delivered."""
-        self._pace = Pace()
-        self._sweep_pace = SweepPace()
+        self._pace = Pace(now_s)
+        self._sweep_pace = SweepPace(now_s)
         self.staging = staging or Staging(None)
         engine.log.keeps_files = self.staging.keeps_files
         self._relaxed = relaxed
@@ -225,9 +233,12 @@ class Service:
         if not self._sweep_pace.wait_ms:
             self._sweep(now_ms)
         answers = self.engine.step(requests, now_ms, self.clock.order_us())
+        self._note_unsynced(now_ms)
+        return answers
+
+    def _note_unsynced(self, now_ms: int) -> None:
         if self._relaxed and self._sync_at_ms is None and self.engine.log.has_unsynced:
             self._sync_at_ms = now_ms + RELAXED_SYNC_MS
-        return answers
 
     def _sweep(self, now_ms: int) -> None:
         """Remove some of what is over; it is in a frame of its own, so that it can be timed."""
@@ -235,6 +246,7 @@ class Service:
         if sweep is not None:
             order_us = self.clock.order_us()
             self._sweep_pace.run(lambda: self.engine.step([sweep], now_ms, order_us))
+            self._note_unsynced(now_ms)
 
     def _next_sweep_ms(self) -> int | None:
         due_ms = self.engine.next_sweep_ms()

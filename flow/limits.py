@@ -268,6 +268,8 @@ LEFTOVER_SECONDS_MAX: Final = 1.0
 """How long a former host's shard may take to end by itself, before it is killed."""
 START_SECONDS_MAX: Final = 900.0
 """How long `open` waits for shards that read back their logs."""
+WAIT_SLICE_SECONDS: Final = 1.0
+"""For so long a call that blocks may pass over a signal, such as Ctrl-C."""
 SILENT_SECONDS_MAX: Final = 2.0
 """How long attaching waits for a shard that takes the connection and says nothing."""
 HOST_REST_SECONDS: Final = 30.0

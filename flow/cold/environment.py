@@ -23,7 +23,7 @@ import lmdb
 
 from ..beside import Background, Folder, boot_id
 from ..errors import REFUSALS
-from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX, DISK_FLOOR_BYTES
+from ..limits import COLD_MAP_BYTES, COLD_UNCLEAN_ENDS_MAX, DISK_FLOOR_BYTES, INTEGER_MAX
 
 T = TypeVar("T")
 lmdb_error = lmdb.Error
@@ -130,14 +130,25 @@ class Environment:
         """Return a cursor of its own."""
         return self.reader().cursor(self._dbs[name])
 
-    def page(self, name: str, first: bytes, count: int) -> list[tuple[bytes, bytes]]:
+    def page(
+        self, name: str, first: bytes, count: int, bytes_max: int = INTEGER_MAX
+    ) -> list[tuple[bytes, bytes]]:
         """Return so many keys and values, from a key on; fewer at the end of the database.
+
+        `bytes_max`: none is added to values of this size.
 
         Raises:
             lmdb.Error: they cannot be read.
         """
         cursor = self.scan(name)
-        return list(islice(cursor.iternext(), count)) if cursor.set_range(first) else []
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key, value in islice(cursor.iternext(), count) if cursor.set_range(first) else ():
+            found.append((key, value))
+            size += len(value)
+            if size >= bytes_max:
+                break
+        return found
 
     def get(self, name: str, key: bytes) -> bytes | None:
         """Return the value of a key.

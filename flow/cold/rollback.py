@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import lmdb
 
-from ..limits import COLD_FORGET_ROWS, COLD_UNDO_ROWS, COLD_UNDO_ROWS_MIN
+from ..limits import COLD_BATCH_BYTES, COLD_FORGET_ROWS, COLD_UNDO_ROWS, COLD_UNDO_ROWS_MIN
 from ..record import numbers_of
 from .changes import Counts, Leaving, delete_row, put_rows, read_former
 from .environment import ColdFull, Environment, Writing
@@ -121,7 +121,7 @@ def _undo(env: Environment, number: int, begin: int, count: int) -> None:
 
 def _undo_newer(env: Environment, counts: Counts, begin: int, count: int) -> bool:
     """Delete some rows that are newer; return whether there were any."""
-    found = env.page("rows", pack_number(begin), count)
+    found = env.page("rows", pack_number(begin), count, COLD_BATCH_BYTES)
     newer = [(row_of(key), read_row(row_of(key), data)) for key, data in found]
     for _, row in newer:
         counts.add(row.record.type, row.record.state, -1)
@@ -139,7 +139,7 @@ def _undo_newer(env: Environment, counts: Counts, begin: int, count: int) -> boo
 
 def _bring_back(env: Environment, counts: Counts, number: int, begin: int, count: int) -> bool:
     """Bring some rows back that were deleted since; return whether any were kept aside."""
-    found = env.page("former", b"", count)
+    found = env.page("former", b"", count, COLD_BATCH_BYTES)
     former = []
     for key, data in found:
         row = row_of(key)

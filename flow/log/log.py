@@ -49,7 +49,7 @@ class Log:
         self.keeps_files: Callable[[], bool] = _never
         """Whether somebody else reads the files that are written no more: none is removed then."""
         self._obsolete: list[str] = []
-        """Files that are to be removed before anything is merged again."""
+        """Files that are to be removed, in this order, before anything is merged again."""
         self.epoch = recovered.epoch + 1
         self.bytes_written = 0
         self.frames_written = 0
@@ -353,10 +353,11 @@ class Log:
 
     def _remove_next(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._files.remove(self._obsolete[-1])
-        if len(self._obsolete) == 1:
-            self._files.sync_directory()
-        self._obsolete.pop()
+            self._files.remove(self._obsolete[0])
+        # While the first source is there, all are: then a merged file that is damaged at its end,
+        # and so looks unfinished, is taken for one only if they can stand in for it.
+        self._files.sync_directory()
+        self._obsolete.pop(0)
 
     def add_part(self, span: Span) -> None:
         """Take in a merged file that is whole; it is on disk when this returns."""

@@ -132,7 +132,8 @@ def _without_covered(files: Files, found: list[Part]) -> tuple[list[Part], list[
     """Return the files to read, and those that are to be removed.
 
     From its end on, a merged file counts: all before that is on disk then, and so is what made dead
-    what it has left out. Sources that are still there may be named by nobody any more.
+    what it has left out. Sources that are still there may be named by nobody any more. The first of
+    them is the first to go: as long as it is there, it stands for all of them.
     """
     kept: list[Part] = []
     for _, group in groupby(found, key=lambda part: part.first):
@@ -350,6 +351,8 @@ def _remove(files: Files, parts: list[Part], obsolete: list[Part]) -> None:
     files.sync_directory()
     for part in obsolete:
         files.remove(part.name)
+        # One after the other: see Log.
+        files.sync_directory()
 
 
 def _rewrite(handle: File, offset: int) -> None:

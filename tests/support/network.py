@@ -154,7 +154,12 @@ class Shard:
         entropy = SeededEntropy(self._chance)
         engine = Engine(self._files, entropy, self._settings, sync=not self._relaxed)
         assert engine.restored.notes == [], "the disk fails by losing what is on no disk only"
-        self.service = Service(engine, self._clock, relaxed=self._relaxed)
+        self.service = Service(
+            engine,
+            self._clock,
+            relaxed=self._relaxed,
+            now_s=lambda: self._clock.now_ms() / 1_000,
+        )
 
     def die(self) -> None:
         """Leave the files as they are, or as a power loss leaves them."""

@@ -13,6 +13,7 @@ from shardflow.flow.commands import Cancel, Create, Ending, Hydration, NewFlow, 
 from shardflow.flow.engine import Answer, Engine
 from shardflow.flow.host import SetClock
 from shardflow.flow.limits import (
+    RELAXED_SYNC_MS,
     SWEEP_ITEMS_MAX,
     SWEEP_REST_RATIO,
     UPKEEP_HASTE_RATIO,
@@ -21,7 +22,8 @@ from shardflow.flow.limits import (
     UPKEEP_SLICE_SECONDS,
 )
 from shardflow.flow.memory import MemoryFiles
-from shardflow.flow.queries import Get
+from shardflow.flow.queries import Get, Tick
+from shardflow.flow.record import FAILED
 from shardflow.flow.replies import Done
 from shardflow.flow.settings import Settings
 from support.lone import Counting
@@ -126,3 +128,22 @@ def test_however_much_is_over_requests_are_served_in_between() -> None:
         clock[0] += service._sweep_pace.wait_ms / 1_000
         service.wake()
     assert clock[0] >= 3 * 0.010 * (1 + SWEEP_REST_RATIO) - 0.010
+
+
+def test_what_a_tick_sweeps_is_synced_in_time() -> None:
+    clock = [0.0]
+    wall = SetClock(1_000)
+    engine = Engine(MemoryFiles(), Counting(), Settings(), sync=False)
+    service = Service(engine, wall, relaxed=True, now_s=lambda: clock[0])
+    flow = NewFlow("a", None, "t", "s", max_active_ms=100)
+    service.serve([Arrival(None, 1, Create([flow]))])
+    wall.set(1_000 + RELAXED_SYNC_MS)
+    service.wake()
+    assert not engine.log.has_unsynced
+    # A sweep has just been, as after a tick before.
+    service._sweep_pace._not_before_s = 1.0
+    service.serve([Arrival(None, 2, Tick(1_200))])
+    slot = engine.state.table.get(None, "a")
+    assert slot is not None and slot.held.state == FAILED
+    assert engine.log.has_unsynced
+    assert service.next_wake_ms() == 1_200 + RELAXED_SYNC_MS

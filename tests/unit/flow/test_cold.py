@@ -629,9 +629,9 @@ def test_on_a_full_disk_a_few_at_a_time_are_undone(
             raise ColdFull(28, "full")
         return write(env, work)
 
-    def counted(env: Environment, name: str, first: bytes, count: int) -> Any:
+    def counted(env: Environment, name: str, first: bytes, count: int, *given: Any) -> Any:
         sizes.append(count)
-        return page(env, name, first, count)
+        return page(env, name, first, count, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Environment, "write", full)
@@ -640,6 +640,29 @@ def test_on_a_full_disk_a_few_at_a_time_are_undone(
     assert again.identity == identity and audit(again) == []
     assert walked(again) == sorted(records, key=cursor_of)
     assert set(sizes) == {10, 2}
+
+
+def test_what_is_large_is_undone_in_small_parts(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = opened()
+    identity = synced(cold)
+    project(cold, *(ended(f"new{n}") for n in range(20)))
+    cold.close()
+    row_bytes = len(pack_row(1, encoder.encode(ended("new1")), TRAIL, None))
+    monkeypatch.setattr(rollback, "COLD_BATCH_BYTES", 3 * row_bytes)
+    page, sizes = Environment.page, []
+
+    def counted(*given: Any) -> Any:
+        found = page(*given)
+        sizes.append(len(found))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Environment, "page", counted)
+        again = opened(identity)
+    assert again.rows == 0 and audit(again) == []
+    assert max(sizes) == 3 and sum(sizes) == 20
 
 
 def test_another_identity_is_not_believed(opened: Open) -> None:

@@ -73,6 +73,33 @@ def test_the_disk_fails_in_a_merge_and_the_power_in_the_next_start(
             return
 
 
+@pytest.mark.parametrize("removed", [1, 2, 3])
+def test_damage_is_refused_however_many_of_its_sources_are_left(removed: int) -> None:
+    shard = wasteful()
+    first = shard.engine.upkeep._job
+    assert isinstance(first, Merge) and first.discard()
+    shard.engine.upkeep._job = None
+    # As after an early seal, on a shard that nobody uses: nothing follows the sources.
+    shard.engine.log.rotate(makes_room=True)
+    sources = list(shard.engine.log.spans.values())
+    job = Merge(shard.engine.log, shard.engine.state, shard.engine.values, sources)
+    names = set(shard.disk.names())
+    while len(names - set(shard.disk.names())) < removed:
+        job.step()
+    shard.engine.abandon()
+    image, name = shard.disk.image(), job.span.part.name
+    assert flows_of(Disk.of(image)) == {f"kept{number}" for number in range(6)}
+    content = memoryview(image[name])
+    headers = [8, len(content) - 56 + 8, *range(len(content) - 56, len(content))]
+    for at in headers:
+        disk = Disk.of(image)
+        disk.flip(name, at)
+        before = disk.image()
+        with pytest.raises(CorruptLog, match=name):
+            opened(disk)
+        assert disk.image() == before
+
+
 def merged_image(frames: list[list[bytes]], ends_with: int | None) -> dict[str, bytes]:
     """Return a log of two segments, and what a merge of them has left."""
     disk = Disk()
