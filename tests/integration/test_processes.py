@@ -411,8 +411,11 @@ def test_a_directory_is_opened_with_and_without_processes_in_turn(path: Path) ->
 
 
 def test_ctrl_c_is_the_hosts_to_answer(path: Path, tmp_path: Path, errors: Path) -> None:
+    # What is started in the background has it ignored.
     text = HOST + (
         """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     store.flow_claim_due("none", worker="w", block_ms=600_000)
 except KeyboardInterrupt:
