@@ -118,12 +118,14 @@ class ReplyFuture(pykka.Future[T], Generic[T]):
     def _take_gate(self, end_s: float | None) -> bool:
         """Take the gate by then; False: it is later.
 
-        A signal that comes right before a wait is handled after it. So none is long: Ctrl-C ends a
-        call that blocks.
+        A signal that comes right before a wait is handled after it, in the main thread. So none is
+        long there: Ctrl-C ends a call that blocks.
         """
+        hears_signals = threading.current_thread() is threading.main_thread()
+        slice_s = WAIT_SLICE_SECONDS if hears_signals else threading.TIMEOUT_MAX
         while True:
-            left_s = WAIT_SLICE_SECONDS if end_s is None else max(0.0, end_s - time.monotonic())
-            if self._gate.acquire(timeout=min(left_s, WAIT_SLICE_SECONDS)):
+            left_s = slice_s if end_s is None else max(0.0, end_s - time.monotonic())
+            if self._gate.acquire(timeout=min(left_s, slice_s)):
                 return True
             if not left_s:
                 return False

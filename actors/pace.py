@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 from ..flow.limits import (
@@ -16,18 +15,25 @@ from ..flow.limits import (
 )
 
 
-class Pace:
-    """Runs slices of work for a short time, then leaves the shard to its callers for longer."""
+class _Rests:
+    """When the next work may be done, in seconds of a clock."""
 
-    def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._not_before_s = 0.0
-        self._busy_until_s = 0.0
 
     @property
     def wait_ms(self) -> int:
-        """Milliseconds until the next slice may run."""
+        """Milliseconds until there may be work again."""
         return max(0, math.ceil((self._not_before_s - self._now_s()) * 1_000))
+
+
+class Pace(_Rests):
+    """Runs slices of work for a short time, then leaves the shard to its callers for longer."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        super().__init__(now_s)
+        self._busy_until_s = 0.0
 
     def served(self) -> None:
         """Note that callers were served just now."""
@@ -56,17 +62,8 @@ class Pace:
         self._not_before_s = now_s + rest_s
 
 
-class SweepPace:
+class SweepPace(_Rests):
     """After each sweep, leaves the shard to its callers for a while."""
-
-    def __init__(self, now_s: Callable[[], float] = time.perf_counter) -> None:
-        self._now_s = now_s
-        self._not_before_s = 0.0
-
-    @property
-    def wait_ms(self) -> int:
-        """Milliseconds until the next sweep may run."""
-        return max(0, math.ceil((self._not_before_s - self._now_s()) * 1_000))
 
     def run(self, work: Callable[[], object]) -> None:
         """Do one sweep."""

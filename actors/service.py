@@ -91,9 +91,9 @@ class Service:
         departures = self._put(asked, now_ms, is_noted=not kinds.isdisjoint(NOTED))
         if engine.log.space.is_tight and Deliver in kinds:
             departures = self._held.keep(asked, departures, now_ms)
-        while Tick in kinds and engine.sweep(now_ms) is not None:
+        while Tick in kinds and self._sweep(now_ms):
             # A clock that stands still between ticks: what is due is done when a tick returns.
-            self._sweep(now_ms)
+            pass
         for arrival in own:
             departures += self._answer_own(arrival, now_ms)
         if ClaimDue in kinds and self.waiters.has_promises:
@@ -240,13 +240,18 @@ class Service:
         if self._relaxed and self._sync_at_ms is None and self.engine.log.has_unsynced:
             self._sync_at_ms = now_ms + RELAXED_SYNC_MS
 
-    def _sweep(self, now_ms: int) -> None:
-        """Remove some of what is over; it is in a frame of its own, so that it can be timed."""
+    def _sweep(self, now_ms: int) -> bool:
+        """Remove some of what is over; return whether anything was.
+
+        It is in a frame of its own, so that it can be timed.
+        """
         sweep = self.engine.sweep(now_ms)
-        if sweep is not None:
-            order_us = self.clock.order_us()
-            self._sweep_pace.run(lambda: self.engine.step([sweep], now_ms, order_us))
-            self._note_unsynced(now_ms)
+        if sweep is None:
+            return False
+        order_us = self.clock.order_us()
+        self._sweep_pace.run(lambda: self.engine.step([sweep], now_ms, order_us))
+        self._note_unsynced(now_ms)
+        return True
 
     def _next_sweep_ms(self) -> int | None:
         due_ms = self.engine.next_sweep_ms()

@@ -269,7 +269,7 @@ LEFTOVER_SECONDS_MAX: Final = 1.0
 START_SECONDS_MAX: Final = 900.0
 """How long `open` waits for shards that read back their logs."""
 WAIT_SLICE_SECONDS: Final = 1.0
-"""For so long a call that blocks may pass over a signal, such as Ctrl-C."""
+"""For so long a call that blocks the main thread may pass over a signal, such as Ctrl-C."""
 SILENT_SECONDS_MAX: Final = 2.0
 """How long attaching waits for a shard that takes the connection and says nothing."""
 HOST_REST_SECONDS: Final = 30.0

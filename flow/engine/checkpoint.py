@@ -151,16 +151,10 @@ class Checkpoint:
     def _write_flows(self) -> Iterator[bool]:
         while self._slots:
             slots = self._slots.popleft()
+            # In the order of their coming: so a start finds most queues in order.
             slots.reverse()
             while slots:
-                block = Flows([], [], [])
-                size = 0
-                for _ in range(min(len(slots), SHORTCUT_SLICE_ITEMS)):
-                    slot = slots.pop()
-                    if slot.held is not None:
-                        size += _add(block, slot)
-                        if size >= SHORTCUT_BLOCK_BYTES:
-                            break
+                block = _block_of(slots)
                 if block.records:
                     self._writer.add(block)
                 yield True
@@ -190,6 +184,19 @@ class Checkpoint:
                 self._values.dead.all_kept(),
             )
         )
+
+
+def _block_of(slots: list[Slot]) -> Flows:
+    """Take the last slots of a list; return what is to be written of them."""
+    block = Flows([], [], [])
+    size = 0
+    for _ in range(min(len(slots), SHORTCUT_SLICE_ITEMS)):
+        slot = slots.pop()
+        if slot.held is not None:
+            size += _add(block, slot)
+            if size >= SHORTCUT_BLOCK_BYTES:
+                break
+    return block
 
 
 def _add(block: Flows, slot: Slot) -> int:

@@ -63,6 +63,7 @@ class Upkeep:
         self._scrub = Scrub(log, restored.unread)
         self._looked_at: tuple[object, ...] = ()
         self._merge_bytes = 0
+        """What the merge under way was expected to write."""
         last = restored.checkpoint
         self._begin = 0 if last is None else last.start.segment
         """The first segment that the last checkpoint does not have whole; 0 if there is none."""

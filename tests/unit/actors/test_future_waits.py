@@ -15,9 +15,10 @@ from shardflow.flow.limits import WAIT_SLICE_SECONDS
 
 
 class Gate:
-    """A lock that nobody opens, on a clock that only waits move."""
+    """A lock that opens at once, or never, on a clock that only waits move."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opens = False
         self.now_s = 0.0
         self.waits: list[float] = []
         monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
@@ -30,7 +31,10 @@ class Gate:
             assert len(self.waits) < 10, "the signal is passed over"
             if len(self.waits) == 5:
                 signal.raise_signal(signal.SIGINT)
-        return False
+        return blocking and self.opens
+
+    def release(self) -> None:
+        """Nobody else waits."""
 
 
 def future_with(gate: Gate) -> ReplyFuture[Any]:
@@ -45,6 +49,18 @@ def test_a_wait_of_any_length_is_made_of_short_ones(monkeypatch: pytest.MonkeyPa
         future_with(gate).get(timeout=2.5 * WAIT_SLICE_SECONDS)
     assert gate.now_s == pytest.approx(2.5 * WAIT_SLICE_SECONDS)
     assert max(gate.waits) == WAIT_SLICE_SECONDS
+
+
+@pytest.mark.parametrize("timeout", [None, 600.0])
+def test_a_thread_that_hears_no_signal_waits_once(
+    monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    gate = Gate(monkeypatch)
+    gate.opens = True
+    thread = threading.Thread(target=future_with(gate).get, kwargs={"timeout": timeout})
+    thread.start()
+    thread.join()
+    assert gate.waits == [threading.TIMEOUT_MAX if timeout is None else timeout]
 
 
 @pytest.mark.parametrize("timeout", [None, 600.0])

@@ -24,6 +24,7 @@ from shardflow.flow.cold import environment, rollback, rows, store
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.engine import project
 from shardflow.flow.engine.engine import Engine
+from shardflow.flow.index import table
 from shardflow.flow.machine import reads
 from shardflow.flow.order import cursor_of
 from shardflow.flow.record import Record
@@ -47,6 +48,7 @@ def _small_slices() -> Iterator[None]:
         patch.setattr(rollback, "COLD_FORGET_ROWS", 4)
         patch.setattr(rows, "COLD_REMAP_ROWS", 5)
         patch.setattr(reads, "LIST_SCAN_FLOWS", 3)
+        patch.setattr(table, "TABLE_WALK_FLOWS", 2)
         yield
 
 

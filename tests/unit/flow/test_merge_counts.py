@@ -89,9 +89,9 @@ def test_damage_is_refused_however_many_of_its_sources_are_left(removed: int) ->
     shard.engine.abandon()
     image, name = shard.disk.image(), job.span.part.name
     assert flows_of(Disk.of(image)) == {f"kept{number}" for number in range(6)}
-    content = memoryview(image[name])
-    headers = [8, len(content) - 56 + 8, *range(len(content) - 56, len(content))]
-    for at in headers:
+    size = len(image[name])
+    end = size - len(frame_of([END.pack(0)], 0))
+    for at in (8, *range(end, size)):
         disk = Disk.of(image)
         disk.flip(name, at)
         before = disk.image()
