@@ -36,7 +36,7 @@ from .hydrate import Hydrator
 from .projections import Projections
 from .restore import restore
 from .room import DELIVERED_BYTES_MAX, fits, no_room
-from .stats import check_invariants, compare
+from .stats import Entries, check_invariants, compare
 from .upkeep import Upkeep
 from .writer import Writer
 
@@ -324,9 +324,10 @@ class Engine:
             "is_disk_full": self.log.space.is_full,
         }
         if check:
-            told["problems"] = check_invariants(self.state, self.entry)
+            entries = Entries(self.entry, self.log.holds, self.values.place)
+            told["problems"] = check_invariants(self.state, entries)
             if self.cold is not None:
-                told["problems"] += audit(self.cold, partial(compare, self.state, self.entry))
+                told["problems"] += audit(self.cold, partial(compare, self.state, entries))
         return told
 
     def abandon(self) -> None:

@@ -75,7 +75,10 @@ class Replay:
         self.values.facts.note(fact, position)
 
     def _place(self, value: int, place: bytes) -> None:
-        self.values.add(value, *next(unpack(place)))
+        # If its flow came back while the checkpoint was written, that has the value as well, and
+        # what merges have moved since is known of that place only.
+        if self.values.keydir.get(value) is None:
+            self.values.add(value, *next(unpack(place)))
 
     def take_hint(self, hint: Shortcut) -> None:
         """Take in a merged file by its hint."""

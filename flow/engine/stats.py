@@ -1,9 +1,9 @@
-"""The check that its indexes are what a rebuild gives."""
+"""The check that a shard's indexes are what a rebuild gives, and lead to where entries lie."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ..codec import decode_record
 from ..cold.layout import Row
@@ -11,11 +11,35 @@ from ..index.due import DueIndex
 from ..log.position import Position, unpack
 from ..machine.loading import Loading
 from ..machine.state import ShardState
-from ..record import NO_EXTRAS, Record
+from ..record import NO_EXTRAS, Record, numbers_of
 from .project import may_leave
 
 
-def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> list[str]:
+class Entries(NamedTuple):
+    """How what the flows name is found."""
+
+    read: Callable[[Position], bytes]
+    holds: Callable[[Position], bool]
+    """Whether an entry can lie there."""
+    place: Callable[[int], Position | None]
+    """Where a value lies, by its number."""
+
+    def missing(
+        self, record: Record, trail: bytes, spent: Sequence[tuple[int, int]] | None
+    ) -> list[str]:
+        """Return what a flow names that lies nowhere."""
+        problems: list[str] = []
+        for place in unpack(trail):
+            if not self.holds(place):
+                problems.append(f"the history of {record.id!r} leads to {place}, in no file")
+        for number in numbers_of(record, spent):
+            where = self.place(number)
+            if where is None or not self.holds(where):
+                problems.append(f"value {number} of {record.id!r} lies at {where}, in no file")
+        return problems
+
+
+def check_invariants(state: ShardState, entries: Entries) -> list[str]:
     """Compare the state with a rebuild from its records, and the records with the log."""
     problems: list[str] = []
     fresh = ShardState(state.settings)
@@ -25,7 +49,11 @@ def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> li
         if record is None:
             problems.append("a slot in the table has no record")
             continue
-        packed = read(list(unpack(slot.trail))[-1])
+        missing = entries.missing(record, slot.trail, slot.spent)
+        if missing:
+            problems += missing
+            continue
+        packed = entries.read(list(unpack(slot.trail))[-1])
         loading.load(record, packed)
         if decode_record(packed) != record or slot.version != record.version:
             problems.append(f"the log has another record of {record.id!r}")
@@ -42,13 +70,15 @@ def check_invariants(state: ShardState, read: Callable[[Position], bytes]) -> li
     return problems + _family_problems(state)
 
 
-def compare(state: ShardState, read: Callable[[Position], bytes], row: Row) -> list[str]:
+def compare(state: ShardState, entries: Entries, row: Row) -> list[str]:
     """Compare a cold flow with the log, and make sure that it is not in memory as well."""
-    problems: list[str] = []
     record = row.record
+    problems = entries.missing(record, row.trail, row.spent)
+    if problems:
+        return problems
     if state.table.get(record.partition_key, record.id) is not None:
         problems.append(f"{record.id!r} is hot and cold")
-    if read(list(unpack(row.trail))[-1]) != row.packed:
+    if entries.read(list(unpack(row.trail))[-1]) != row.packed:
         problems.append(f"the log has another record of cold {record.id!r}")
     if not may_leave(record):
         problems.append(f"{record.id!r} is cold too early")

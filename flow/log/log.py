@@ -175,6 +175,12 @@ class Log:
         """Return so many bytes of a file."""
         return self._read(Position(number, offset, size), "the file ends too early")
 
+    def holds(self, position: Position) -> bool:
+        """Whether an entry can lie there: in a file of the log, or in the frame to come."""
+        segment, offset, length = position
+        span = self.spans.get(segment)
+        return segment == self._segment if span is None else offset + length <= span.size
+
     def read(self, position: Position) -> bytes:
         """Return the bytes of one entry."""
         return self._read(position, "the segment ends inside an entry")

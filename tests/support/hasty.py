@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from shardflow.actors import pace, process, supervisor
 from shardflow.flow.engine import choice, project, upkeep
+from shardflow.flow.index import table
 from shardflow.flow.log import log as logs
 from shardflow.flow.settings import Settings
 
@@ -40,6 +41,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(choice, "MERGE_FILES_MIN", 3)
     patch.setattr(upkeep, "CHECKPOINT_LOG_BYTES", 40_000)
     patch.setattr(upkeep, "CHECKPOINT_GROWTH_RATIO", 0)
+    patch.setattr(table, "TABLE_WALK_FLOWS", 20)
     patch.setattr(project, "COLD_BATCH_FLOWS", 5)
     patch.setattr(pace, "UPKEEP_IDLE_SECONDS", 0.005)
     patch.setattr(pace, "UPKEEP_QUIET_SECONDS", 0.0)

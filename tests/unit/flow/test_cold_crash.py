@@ -23,6 +23,7 @@ from shardflow.flow.beside import DiskFolder
 from shardflow.flow.cold import environment, rollback, rows, store
 from shardflow.flow.cold.store import Cold
 from shardflow.flow.engine import project
+from shardflow.flow.engine.checkpoint import Checkpoint
 from shardflow.flow.engine.engine import Engine
 from shardflow.flow.index import table
 from shardflow.flow.machine import reads
@@ -137,6 +138,27 @@ class ColdMachine(CheckpointingMachine):
         for _ in range(slices):
             self.engine.upkeep.step()
         self.an_ended_flow_changes(pick, "x", 0)
+        self.the_process_is_killed()
+
+    @rule(slices=st.integers(1, 30), pick=st.integers(0, 100), merged=st.integers(0, 60))
+    def the_process_is_killed_in_a_merge_of_what_a_checkpoint_has(
+        self, slices: int, pick: int, merged: int
+    ) -> None:
+        """A checkpoint while which a flow has come back, and a merge that only it can be behind."""
+        told = self.engine.upkeep
+        told.want_checkpoint()
+        for _ in range(slices):
+            told.step()
+        self.an_ended_flow_changes(pick, "x", 0)
+        while isinstance(job := told._job, Checkpoint):
+            job.wait()
+            told.step()
+        sources = sorted(self.engine.log.spans.values(), key=lambda span: span.first_lsn)
+        sources = [span for span in sources if span.part.last < told._begin]
+        if told._job is None and sources:
+            told._job = told._begin_merge(sources)
+        for _ in range(merged):
+            told.step()
         self.the_process_is_killed()
 
     @rule()

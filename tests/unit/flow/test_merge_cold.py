@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from shardflow.flow import commands
+from shardflow.flow import commands, queries
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.cold.environment import ColdFull
 from shardflow.flow.engine import Engine, merge, upkeep
+from shardflow.flow.engine.checkpoint import Checkpoint
 from shardflow.flow.engine.merge import Merge
 from shardflow.flow.log.parts import parts_in
+from shardflow.flow.replies import Done
 from shardflow.flow.settings import Settings
 from support.checkpoints import Shard, shortcuts_on
 from support.disks import Disk
@@ -122,6 +124,33 @@ def test_a_start_finishes_a_merge_that_cold_flows_were_told_of(
     check(shard.engine)
     shard.run_upkeep()
     check(shard.engine)
+
+
+def test_a_value_that_came_back_during_a_checkpoint_is_found_where_a_merge_has_put_it(
+    shard: Shard, tmp_path: Path
+) -> None:
+    shard.run_upkeep()
+    told = shard.engine.upkeep
+    shard.put("other0", b"in a segment that the checkpoint begins with")
+    told.want_checkpoint()
+    while not isinstance(told._job, Checkpoint):
+        assert told.step()
+    shard.put("f0", b"it comes back")
+    while isinstance(job := told._job, Checkpoint):
+        job.wait()
+        told.step()
+    sources = [span for span in shard.engine.log.spans.values() if span.part.last < told._begin]
+    told._job = told._begin_merge(sources)
+    shard.run_upkeep()
+    shard.engine.abandon()
+    shard.engine = opened(shard.disk, tmp_path)
+    assert shard.engine.restored.checkpoint is not None
+    assert not {span.part for span in sources} & {*parts_in(shard.disk)}
+    wanted = commands.Hydration(payload=True, max_bytes=100)
+    (done,) = shard.ask(queries.Get("f0", None, False, wanted))
+    assert isinstance(done, Done) and done.values is not None
+    assert done.values[0].payload == b"x" * 100
+    assert shard.engine.statistics(check=True)["problems"] == []
 
 
 def test_closing_finishes_a_merge_that_cold_flows_were_told_of(
