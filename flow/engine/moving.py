@@ -70,10 +70,15 @@ class Mover:
         for _, old, _ in self._rows:
             if old not in moved:
                 self._strays.append((next(unpack(old)), self._placed[old]))
-        for _, old, _ in self._numbers:
+        for number, old, _ in self._numbers:
             if old not in moved:
-                self._values.dead.add(self._placed[old])
+                self._move_value(number, next(unpack(old)), self._placed[old])
         self._rows, self._numbers, self._placed = [], [], {}
+
+    def _move_value(self, number: int, old: Position, new: Position) -> None:
+        """Move a value that is not cold any more: its flow has come back, or is gone."""
+        if not self._values.move(number, old, new):
+            self._values.dead.add(new)
 
     def _note(
         self, moves: list[tuple[int, bytes, bytes]], owner: int, old: Position, new: Position

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..cold.environment import ColdDamaged
+from ..cold.environment import ColdDamaged, ColdFull
 from ..cold.store import Cold
 from ..errors import CorruptLog
 from ..host import Files
@@ -119,7 +119,7 @@ class _Shortcuts:
         except BaseException as error:
             self._projections.abandon()
             replay.state.let_go()
-            if isinstance(error, ColdDamaged):
+            if isinstance(error, ColdDamaged | ColdFull):
                 raise UnusableError(str(error)) from error
             raise
         unread = list(self._used)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..codec import decode_entry, decode_record
+from ..cold.environment import ColdFull
 from ..events import ValueStored
 from ..host import Files
 from ..index.cold import ColdSlot
@@ -197,7 +198,14 @@ class Resume(Replay):
 
     def _move_cold(self) -> None:
         if self.cold is not None and (self._cold_rows or self._cold_values):
-            self.cold.move(self._cold_rows, self._cold_values)
+            try:
+                self.cold.move(self._cold_rows, self._cold_values)
+            except ColdFull:
+                # What a full disk has left may do for one after the other.
+                for row in self._cold_rows:
+                    self.cold.move([row], [])
+                for value in self._cold_values:
+                    self.cold.move([], [value])
         self._cold_rows, self._cold_values = [], []
         self._rest()
 

@@ -260,6 +260,8 @@ class Log:
         Everything sealed is on disk. A full disk may have no room for a further file: then this
         segment grows on. `makes_room`: it is sealed in order to be merged.
         """
+        if not self._offset:
+            return True  # No start would know what an empty one is for.
         if self.space.is_full and not (makes_room and self.space.has_room(0, makes_room=True)):
             return False
         self.sync()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from shardflow.flow import queries
 from shardflow.flow.engine import choice
 from shardflow.flow.engine.choice import Choice
 from shardflow.flow.limits import (
@@ -17,10 +18,11 @@ from shardflow.flow.limits import (
 )
 from shardflow.flow.log.dead import DeadBytes
 from shardflow.flow.log.log import Log
-from shardflow.flow.log.parts import Part, Span
+from shardflow.flow.log.parts import Part, Span, segment_name
 from shardflow.flow.log.start import Recovery
 from shardflow.flow.memory import MemoryFiles
 from support.checkpoints import Shard
+from support.merging import small_files
 
 
 @pytest.fixture
@@ -78,6 +80,23 @@ def test_looking_at_many_files_takes_no_longer_for_each(
         add(log, number, SEGMENT_BYTES // 2_000)
     assert Choice(log, DeadBytes()).sources(0) == []
     assert count < 5 * 1_000
+
+
+def test_a_backup_seals_no_empty_segment() -> None:
+    """A later start would have no place for it in the log, and pass over its checkpoint."""
+    with small_files():
+        shard = Shard()
+        shard.create("a", payload=b"x" * 700)
+        shard.ask(queries.Stats(check=False))
+        assert shard.engine.log.position == (2, 0)
+        names = shard.engine.seal()
+        assert names == [segment_name(1)]
+        for number in range(2):
+            shard.create(f"b{number}")
+            shard.engine.upkeep.checkpoint()
+            shard.restart()
+            assert shard.engine.restored.notes == []
+            assert shard.engine.restored.checkpoint is not None
 
 
 def test_frequent_backups_of_a_quiet_store_leave_few_files() -> None:

@@ -11,10 +11,11 @@ import pytest
 from shardflow.flow import commands, queries
 from shardflow.flow.beside import DiskFolder
 from shardflow.flow.cold.environment import ColdFull
+from shardflow.flow.cold.store import Cold
 from shardflow.flow.engine import Engine, merge, upkeep
 from shardflow.flow.engine.checkpoint import Checkpoint
 from shardflow.flow.engine.merge import Merge
-from shardflow.flow.log.parts import parts_in
+from shardflow.flow.log.parts import Span, parts_in
 from shardflow.flow.replies import Done
 from shardflow.flow.settings import Settings
 from support.checkpoints import Shard, shortcuts_on
@@ -65,6 +66,26 @@ def placed(shard: Shard) -> Merge:
     return job
 
 
+def merging_all_before_the_checkpoint(shard: Shard) -> list[Span]:
+    """Begin a merge of what a checkpoint has; return its sources."""
+    told = shard.engine.upkeep
+    sources = [span for span in shard.engine.log.spans.values() if span.part.last < told._begin]
+    told._job = told._begin_merge(sources)
+    return sources
+
+
+def full(*given: Any) -> None:
+    raise ColdFull(28, "full")
+
+
+def payload_of(shard: Shard, flow_id: str) -> bytes | None:
+    wanted = commands.Hydration(payload=True, max_bytes=100)
+    (done,) = shard.ask(queries.Get(flow_id, None, False, wanted))
+    assert isinstance(done, Done) and done.values is not None
+    (found,) = done.values
+    return None if found is None else found.payload
+
+
 def check(engine: Engine) -> None:
     assert engine.statistics(check=True)["problems"] == []
     assert engine.cold is not None and engine.cold.rows == 6
@@ -78,12 +99,12 @@ def test_a_merge_waits_while_there_is_no_room_for_the_new_places_of_cold_flows(
     assert cold is not None
     tries = []
 
-    def full(*given: Any) -> None:
+    def tried(*given: Any) -> None:
         tries.append(given)
-        raise ColdFull(28, "full")
+        full()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cold, "move", full)
+        patch.setattr(cold, "move", tried)
         shard.run_upkeep()
         assert len(tries) == 1, "it rests before it tries again"
         shard.run_upkeep()
@@ -98,6 +119,56 @@ def test_a_merge_waits_while_there_is_no_room_for_the_new_places_of_cold_flows(
     shard.engine = opened(shard.disk, tmp_path)
     shard.run_upkeep()
     check(shard.engine)
+
+
+def test_what_comes_back_while_a_merge_waits_is_moved_with_it(shard: Shard, tmp_path: Path) -> None:
+    engine = shard.engine
+    assert engine.cold is not None and engine.upkeep._projector is not None
+    with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as room:
+            room.setattr(engine.cold, "move", full)
+            shard.run_upkeep()
+            assert isinstance(job := engine.upkeep._job, Merge) and job.is_waiting
+            # They stay for a while.
+            patch.setattr(engine.upkeep._projector, "_keep", 100)
+            for number in range(6):
+                shard.put(f"f{number}", b"it comes back")
+        shard.run_upkeep()
+    assert engine.upkeep.merges
+    assert engine.statistics(check=True)["problems"] == []
+    for path in (tmp_path, tmp_path / "anew"):
+        shard.engine.abandon()
+        shard.engine = engine = opened(shard.disk, path)
+        assert engine.statistics(check=True)["problems"] == []
+        for number in range(6):
+            assert payload_of(shard, f"f{number}") == b"x" * 100
+
+
+@pytest.mark.parametrize("entries", [0, 1])
+def test_a_start_on_a_full_disk_mends_cold_flows_one_by_one_or_reads_the_log(
+    shard: Shard, tmp_path: Path, entries: int
+) -> None:
+    shard.run_upkeep()
+    shard.put("other0", b"in a segment that the checkpoint begins with")
+    told = shard.engine.upkeep
+    told.checkpoint()
+    merging_all_before_the_checkpoint(shard)
+    placed(shard)
+    shard.engine.abandon()
+    move = Cold.move
+
+    def narrow(cold: Cold, rows: Any, values: Any) -> set[bytes]:
+        if len(rows) + len(values) > entries:
+            full()
+        return move(cold, rows, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cold, "move", narrow)
+        shard.engine = opened(shard.disk, tmp_path)
+    assert (shard.engine.restored.checkpoint is None) == (entries == 0)
+    shard.run_upkeep()
+    check(shard.engine)
+    assert payload_of(shard, "f0") == b"x" * 100
 
 
 @pytest.mark.parametrize("slices", range(6))
@@ -139,18 +210,13 @@ def test_a_value_that_came_back_during_a_checkpoint_is_found_where_a_merge_has_p
     while isinstance(job := told._job, Checkpoint):
         job.wait()
         told.step()
-    sources = [span for span in shard.engine.log.spans.values() if span.part.last < told._begin]
-    told._job = told._begin_merge(sources)
+    sources = merging_all_before_the_checkpoint(shard)
     shard.run_upkeep()
     shard.engine.abandon()
     shard.engine = opened(shard.disk, tmp_path)
     assert shard.engine.restored.checkpoint is not None
     assert not {span.part for span in sources} & {*parts_in(shard.disk)}
-    wanted = commands.Hydration(payload=True, max_bytes=100)
-    (done,) = shard.ask(queries.Get("f0", None, False, wanted))
-    assert isinstance(done, Done) and done.values is not None
-    (found,) = done.values
-    assert found is not None and found.payload == b"x" * 100
+    assert payload_of(shard, "f0") == b"x" * 100
     assert shard.engine.statistics(check=True)["problems"] == []
 
 
@@ -171,10 +237,6 @@ def test_closing_finishes_a_merge_that_cold_flows_were_told_of(
 def test_closing_gives_up_a_merge_that_waits(shard: Shard, tmp_path: Path) -> None:
     placed(shard)
     cold = shard.engine.cold
-
-    def full(*given: Any) -> None:
-        raise ColdFull(28, "full")
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cold, "move", full)
         patch.setattr(upkeep, "CHECKPOINT_CLOSE_BYTES", 1)
