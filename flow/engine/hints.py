@@ -116,6 +116,8 @@ class Hint:
         self._flush()
         self._writer.sync()
         yield True
+        # As with the file itself: what was left out stays dead.
+        self._log.sync()
         counted = self._counted
         counted.add_bytes(number, sum(run.size for run in self._runs.values()))
         self._writer.finish(End(0, self._count, dead=counted.all(), kept=counted.all_kept()))

@@ -94,7 +94,7 @@ class ColdMachine(CheckpointingMachine):
         assert self.is_hurt or self.engine.restored.notes == []
         self.is_hurt = False
         found = found_in(self.engine)
-        assert found["problems"] == []
+        assert found["problems"] == [], found["problems"]
         # Rows keep up with merges: what a hint has counted as dead, the tail may count once more.
         del found["dead"]
         if self.disk.capacity is not None:
@@ -172,9 +172,12 @@ class ColdMachine(CheckpointingMachine):
         # A disk that has failed may be taken for full: then nothing becomes cold.
         self.engine.log.look()
         self.the_log_is_merged_until_nothing_is_left()
+        projector = self.engine.upkeep._projector
+        assert projector is not None
+        is_resting = self.flows_min or projector._rest_until
         for slot in self.engine.state.table:
             assert slot.record is not None
-            assert self.flows_min or not project.may_leave(slot.record)
+            assert is_resting or not project.may_leave(slot.record)
 
     @invariant()
     def listings_are_those_of_all_flows(self) -> None:

@@ -9,13 +9,18 @@ from itertools import count
 
 import pytest
 
+from shardflow.flow.engine import Engine
+from shardflow.flow.engine.hints import Hint
 from shardflow.flow.engine.merge import Merge
 from shardflow.flow.errors import CorruptLog
 from shardflow.flow.log.frame import HEADER_BYTES, seal
 from shardflow.flow.log.parts import END, RANGE, Part, parts_in, segment_name
 from shardflow.flow.log.position import Position
+from shardflow.flow.log.shortcut import hint_name
+from shardflow.flow.settings import Settings
 from support.checkpoints import Shard, opened, small_slices
 from support.disks import EVERYTHING, NOTHING, Disk, Loss, PowerLoss
+from support.engines import RETENTION_MS, Counting
 from support.logs import append, open_log, read_log
 
 
@@ -71,6 +76,31 @@ def test_the_disk_fails_in_a_merge_and_the_power_in_the_next_start(
         if not has_failed:
             assert at > 1
             return
+
+
+def test_a_hint_outlasts_what_it_was_written_after() -> None:
+    """Not synced, what removes a flow may be lost: the flow is there again, and has to be found."""
+    shard = wasteful()
+    shard.run_upkeep()
+    while not any(name.endswith(".hint") for name in shard.disk.names()):
+        shard.create("more", payload=b"x" * 300)
+        shard.drop("more")
+        shard.run_upkeep()
+    (span,) = (span for span in shard.engine.log.spans.values() if span.part.is_merged)
+    shard.disk.remove(hint_name(span.part))
+    shard.engine.abandon()
+    # From now on nothing is synced that need not be.
+    shard.engine = Engine(shard.disk, Counting(), Settings(retention_ms=RETENTION_MS), sync=False)
+    state, values = shard.engine.state, shard.engine.values
+    shard.drop("kept0")
+    hint = Hint(shard.disk, shard.engine.log, state, values, span)
+    while not hint.is_done:
+        hint.step()
+    shard.disk = shard.disk.after_crash(EVERYTHING)
+    image = shard.disk.image()
+    assert hint_name(span.part) in image
+    del image[hint_name(span.part)]
+    assert flows_of(shard.disk) == flows_of(Disk.of(image))
 
 
 @pytest.mark.parametrize("removed", [1, 2, 3])
