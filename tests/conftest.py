@@ -20,7 +20,7 @@ settings.register_profile(
 settings.register_profile(
     "ci",
     # All of the tests within a quarter of an hour; a longer look: SHARDFLOW_EXAMPLES=1000.
-    max_examples=int(os.environ.get("SHARDFLOW_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("SHARDFLOW_EXAMPLES", "120")),
     stateful_step_count=50,
     deadline=None,
     print_blob=True,
