@@ -28,6 +28,8 @@ from bench.queue import DISK_WRITES, SETTINGS, Queue, parse
 KEPT_MS = 1_000
 SETTLED_S = 60.0
 """How long the log may take until merges have nothing to do."""
+STILL_S = 12.0
+"""They have not, if nothing has changed for so long: of a large segment they read for seconds."""
 CALLS = ("create_many", "claim_due", "complete_many")
 
 
@@ -71,18 +73,20 @@ def run(folder: Path, options: Namespace, *, upkeep: bool) -> Figures:
 def settled(store: sf.Store) -> Figures:
     """Wait until merges stand still; return what they did."""
     deadline_s = time.monotonic() + SETTLED_S
-    counts = (-1, 0)
-    shards = store.stats()
-    while time.monotonic() < deadline_s:
+    seen: tuple[int, ...] = ()
+    still_since_s = 0.0
+    while True:
         shards = store.stats()
-        now = sum(s["merges"] for s in shards), sum(s["flows"] for s in shards)
-        if now == counts:
+        now = tuple(shard[name] for shard in shards for name in ("merges", "flows", "log_bytes"))
+        time_s = time.monotonic()
+        if now != seen:
+            seen, still_since_s = now, time_s
+        if time_s - still_since_s >= STILL_S or time_s >= deadline_s:
             break
-        counts = now
-        time.sleep(3)
+        time.sleep(0.5)
     live_bytes = sum(s["log_bytes"] - s["dead_bytes"] for s in shards)
     return {
-        "merges": counts[0],
+        "merges": sum(s["merges"] for s in shards),
         "merged_mib": round(sum(s["merged_bytes"] for s in shards) / 2**20, 1),
         "live_mib": round(live_bytes / 2**20, 1),
     }
