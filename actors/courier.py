@@ -65,6 +65,8 @@ class _Lane:
         for _ in range(min(number - first + 1, len(self.posts))):
             self.posts.popleft()
         self.acked = max(self.acked, number)
+        # An earlier courier may have brought more than this one has taken so far.
+        self.taken = max(self.taken, number)
 
     def give_up(self) -> None:
         """Take and deliver no more."""

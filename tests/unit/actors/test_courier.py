@@ -225,6 +225,31 @@ def test_what_came_under_way_twice_is_taken_once() -> None:
     world.check()
 
 
+def test_what_an_earlier_courier_has_brought_is_not_taken_late() -> None:
+    """Two answers are under way: one with what is applied already, one with what follows that."""
+    world = World(2)
+    for _ in range(3 * MANY):
+        world.shards[0].post(1)
+    # All is applied, and the sender does not know.
+    world.shards[1].applied[0] = [post for _, post in world.shards[0].outbox[1]]
+    first = next(errand for errand in world.road if is_collect(errand) and errand.shard == 0)
+    assert world.step(first)
+    second = next(errand for errand in world.road if is_collect(errand) and errand.shard == 0)
+    late = world.answer(second)
+    assert late.posts
+    (delivery,) = world.delivers()
+    assert world.step(delivery)
+    world.shards[0].post(1)
+    world.road.remove(second)
+    third = next(errand for errand in world.road if is_collect(errand) and errand.shard == 0)
+    news = world.answer(third)
+    world.road.remove(third)
+    world.take(second, late)
+    world.take(third, news)
+    world.run()
+    world.check()
+
+
 def test_a_slow_shard_keeps_neither_others_waiting_nor_the_memory_full() -> None:
     world = World(3)
     for _ in range(50):
