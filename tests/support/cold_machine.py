@@ -36,7 +36,7 @@ from support.checkpoints import SHORTCUT, CheckpointingMachine, assert_same, fou
 from support.colds import AtOnce
 from support.disks import Disk
 from support.engines import RETENTION_MS, SHARDS, TYPE
-from support.merging import small_files
+from support.merging import mergeable, small_files
 
 
 @contextmanager
@@ -159,9 +159,7 @@ class ColdMachine(CheckpointingMachine):
         while isinstance(job := told._job, Checkpoint):
             job.wait()
             told.step()
-        sources = sorted(self.engine.log.spans.values(), key=lambda span: span.first_lsn)
-        sources = [span for span in sources if span.part.last < told._begin]
-        if told._job is None and sources:
+        if told._job is None and (sources := mergeable(self.engine)):
             told._job = told._begin_merge(sources)
         for _ in range(merged):
             told.step()

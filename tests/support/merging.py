@@ -18,6 +18,7 @@ from shardflow.flow.engine.engine import Engine
 from shardflow.flow.engine.writer import Writer
 from shardflow.flow.log import log as logs
 from shardflow.flow.log import space
+from shardflow.flow.log.parts import Span
 from support.disks import Loss, PowerLoss
 from support.engines import (
     HISTORY,
@@ -106,6 +107,13 @@ def family_command(engine: Engine, op: tuple[Any, ...], txn: str) -> Any:
         return None
     kind = family.Commit if verb == "commit" else family.Abort
     return kind(waiting[args[0] % len(waiting)])
+
+
+def mergeable(engine: Engine) -> list[Span]:
+    """Return all files that a merge may touch, in the log's order."""
+    begin = engine.upkeep._begin
+    spans = sorted(engine.log.spans.values(), key=lambda span: span.first_lsn)
+    return [span for span in spans if not begin or span.part.last < begin]
 
 
 @contextmanager

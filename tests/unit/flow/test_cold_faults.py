@@ -15,11 +15,11 @@ from shardflow.flow import queries
 from shardflow.flow.cold.environment import ColdFull, Environment, Writing
 from shardflow.flow.engine.checkpoint import Checkpoint
 from shardflow.flow.engine.merge import Merge
-from shardflow.flow.log.parts import Span
 from support.checkpoints import assert_same, found_in, opened
 from support.cold_machine import ColdMachine, small_cold_slices
 from support.disks import Disk
 from support.engines import ALL, RETENTION_MS, history_of
+from support.merging import mergeable
 
 T = TypeVar("T")
 
@@ -116,7 +116,8 @@ class FaultyMachine(ColdMachine):
     def flows_come_and_go_in_a_merge(self, slices: int, pick: int) -> None:
         upkeep = self.engine.upkeep
         if upkeep._job is None and self.engine.log.tidy():
-            upkeep._job = upkeep._begin_merge(self._mergeable()) if self._mergeable() else None
+            sources = mergeable(self.engine)
+            upkeep._job = upkeep._begin_merge(sources) if sources else None
         self.the_log_is_merged(slices)
         self._change(pick)
         self.the_log_is_merged(slices)
@@ -125,11 +126,6 @@ class FaultyMachine(ColdMachine):
         self.an_ended_flow_changes(pick, "x", 1)
         self.now_ms += (pick % 2) * RETENTION_MS
         self.step([("cleanup",)])
-
-    def _mergeable(self) -> list[Span]:
-        begin = self.engine.upkeep._begin
-        spans = sorted(self.engine.log.spans.values(), key=lambda span: span.first_lsn)
-        return [span for span in spans if not begin or span.part.last < begin]
 
     @rule(at=st.integers(0, 6), is_full=st.booleans())
     def a_start_is_cut_short(self, at: int, is_full: bool) -> None:

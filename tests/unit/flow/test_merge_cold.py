@@ -21,7 +21,7 @@ from shardflow.flow.settings import Settings
 from support.checkpoints import Shard, shortcuts_on
 from support.disks import Disk
 from support.engines import RETENTION_MS, Counting
-from support.merging import small_files
+from support.merging import mergeable, small_files
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +68,8 @@ def placed(shard: Shard) -> Merge:
 
 def merging_all_before_the_checkpoint(shard: Shard) -> list[Span]:
     """Begin a merge of what a checkpoint has; return its sources."""
-    told = shard.engine.upkeep
-    sources = [span for span in shard.engine.log.spans.values() if span.part.last < told._begin]
-    told._job = told._begin_merge(sources)
+    sources = mergeable(shard.engine)
+    shard.engine.upkeep._job = shard.engine.upkeep._begin_merge(sources)
     return sources
 
 
